@@ -1,0 +1,159 @@
+"""Every bound on a queue, a retry or a message, with its reason.
+
+`Limits` holds those that `[limits]` of cluster.toml may change; constants below it are part of the
+protocol or of the design and stay as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one client may ask of a gateway. Sizes in bytes, times in milliseconds."""
+
+    message_bytes: int = 65_536
+    login_message_bytes: int = 4_096
+    nesting_levels: int = 32
+    fields: int = 64
+    login_ms: int = 5_000
+    message_ms: int = 10_000
+    messages_per_s: int = 200
+    bytes_per_s: int = 65_536
+    burst: int = 4
+    unsent_bytes: int = 1_048_576
+    connections: int = 65_536
+    connections_per_address: int = 1_024
+    requests_in_flight: int = 128
+
+
+# --- protocol 1 ---------------------------------------------------------------------------------
+PROTOCOL_VERSION = 1
+"""What `hello` says; a client that leaves its own out means 1."""
+LARGEST_INTEGER = 2**53 - 1
+"""What every encoding and every client language holds exactly."""
+NAME_CHARS = 64
+"""Length of a field or method name; names index tables, so they are short."""
+DETECTION_SKIP_BYTES = 16
+"""BOM and blank bytes skipped before an encoding is decided."""
+KEPT_REPLIES = 128
+"""Replies of a session kept for exactly-once; a client may have this many requests in doubt."""
+ROOM_NAME_CHARS = 128
+"""Length of a room's name and of a volatile key."""
+ROOM_HISTORY = 256
+"""Events a room keeps for history and resume."""
+ROOM_WHO_PAGE = 256
+"""Members in one page of room.who."""
+GUEST_ROLE = "guest"
+"""Role of a user without a name of their own; their object is removed with their last session."""
+SESSIONS_PER_USER = 64
+"""Sessions one user may have; the oldest that nobody is connected to gives way to a new one."""
+
+# --- inside the cluster -------------------------------------------------------------------------
+SOCKET_HIGH_WATER = 100_000
+"""Messages a ZeroMQ socket queues: above any burst seen, below what would eat the machine."""
+STREAM_RETAINED_MESSAGES = 8_192
+"""Messages of a numbered stream kept until acknowledged; overflow resets the stream."""
+STREAM_PROBE_MS = 200
+"""Silence with something unacknowledged after which a sender asks where the receiver is."""
+BATCH_ITEMS = 2_048
+"""Requests in one message to a worker, so that one turn cannot hold a worker for long."""
+FLUSH_DELAY_MS = 1.0
+"""Longest wait for more outputs before a batch leaves when the loop is busy."""
+ID_RANGE = 4_096
+"""Object ids reserved at once, so that creating one object does not cost a log entry."""
+WIRE_MESSAGE_BYTES = 64 << 20
+"""Largest message between processes that is read at all."""
+ADMIN_ROWS = 1_000
+"""Rows in one answer of the admin socket; longer lists come in pages."""
+
+# --- gossip -------------------------------------------------------------------------------------
+GOSSIP_HEARTBEAT_MS = 100
+"""Between two heartbeats of a node: its liveness for `status` and routing, not for the logs."""
+GOSSIP_SUSPECT_MS = 600
+"""Silence after which a node is suspected: five heartbeats may be lost or late."""
+GOSSIP_DEAD_MS = 1_500
+"""Silence after which a node is given up: below the two seconds an operator may wait for."""
+GOSSIP_URGENT_MS = 20
+"""A change is told at once unless a heartbeat left within this time; it waits for the next then."""
+GOSSIP_RECORD_MS = 1_000
+"""Between two versions of a node's record that differ in numbers only."""
+GOSSIP_ASK_MS = 500
+"""Before a record or an introduction that did not come is asked for again."""
+GOSSIP_RECONNECT_MS = 3_000
+"""A silent peer gets fresh sockets this often: a cut link can leave a SUB waiting for ever."""
+GOSSIP_MESSAGE_BYTES = 4 << 20
+"""Largest message of a gossip process to another: a full record of a large node is a tenth of it."""
+RECORD_ROWS = 2_048
+"""Rows of one kind in a node's record: twice the workers of the largest cluster there may be."""
+RECORD_TEXT_CHARS = 2_000
+"""Length of any text in a node's record; reasons and endpoints are far shorter."""
+INCARNATION_LIMIT = 1 << 40
+"""Incarnations are below this: one a second for 30,000 years, and a grant still fits 63 bits."""
+GRANTS_PER_INCARNATION = 1 << 20
+"""Grants of one incarnation; the next one then raises it."""
+PLACEMENT_WAIT_MS = 5_000
+"""How long a node without a placement waits for all others before a majority may compute it."""
+ROLE_MS = 250
+"""Between two Roles to an attached worker, which counts a gossip silent for four as lost."""
+REPORTER_SILENT_MS = 5_000
+"""A gateway or supervisor that reports once a second and was silent for this long is gone."""
+GATEWAYS_PER_NODE = 256
+"""Gateways whose reports a node keeps."""
+WORKER_DETAILS_BYTES = 4_096
+"""Packed size of a worker's details that are kept; 64 workers then stay below a message's bound."""
+ADMIN_PENDING = 256
+"""Requests forwarded to workers and not answered yet, of all administrators together."""
+ADMIN_FORWARD_MS = 5_000
+"""How long a worker may take to answer an administrator."""
+ALERT_NOTE_MS = 60_000
+"""How long an alert stays that tells of an event and not of a lasting state."""
+
+# --- the archive --------------------------------------------------------------------------------
+ARCHIVE_DIRTY_BYTES = 256 << 20
+"""Images a worker keeps for PostgreSQL while that is down; past it they are dropped, and the whole group
+is written again when PostgreSQL is back."""
+ARCHIVE_ROW_BYTES = 200
+"""What a kept image costs besides its data."""
+ARCHIVE_STATEMENT_ROWS = 1_000
+"""Rows in one statement: more gain nothing, and the server's memory for it stays small."""
+ARCHIVE_STATEMENT_BYTES = 8 << 20
+"""Data in one statement (at least one row), for groups with large objects."""
+ARCHIVE_RETRY_MS = (100, 5_000)
+"""First and longest wait before PostgreSQL is tried again; doubled in between."""
+ARCHIVE_LAGGING_MS = 2_000
+"""Age of the oldest operation not archived from which the archive counts as lagging."""
+
+# --- plugins ------------------------------------------------------------------------------------
+OBJECT_BYTES = 1 << 20
+"""Packed image of one object: it is written whole at every change, so a larger one is a mistake."""
+OUTGOING_LEVELS = 31
+"""Nesting within one value of a result or event, so that with the message around it it stays within
+what a client with the default limits reads."""
+OUTGOING_VALUES = 65_536
+"""Values in the lists and maps of one result, event or call."""
+CALLBACK_EFFECTS = 4_096
+"""Sends, calls, timers and works that one callback may ask for."""
+METHOD_BURST_S = 0.25
+"""A method's rate_hz allows this many seconds' worth at once: networks deliver in clumps."""
+METHOD_RATES_KEPT = 65_536
+"""Sessions' rates remembered in a worker before those that have recovered are swept out."""
+SLOW_CALLBACK_MS = 20.0
+"""A callback that takes longer is named in the log: all other callbacks of the worker waited."""
+TRACEBACK_CHARS = 16_384
+"""Length of the traceback kept for an incident; the innermost part is kept."""
+INCIDENTS_BYTES = 16 << 20
+"""Size at which a node's file of incidents is moved aside; one old file is kept."""
+PLUGIN_FILE_BYTES = 65_536
+"""Size of a plugin.toml that is read at all."""
+LOG_FILE_BYTES = 16 << 20
+"""Size at which a process's log is moved aside: one old file is kept, so twice this per process."""
+BACKGROUND_JOBS = 1_024
+"""Background jobs of one worker's plugins that may wait; one more is refused as overloaded."""
+BACKGROUND_THREADS = 4
+"""Threads for them: they wait for others, so a few are enough, and each costs memory."""
+CLIENT_MESSAGE_BYTES = 16 << 20
+"""Largest message a client of ours takes: far above any reply, below what would hurt its machine."""
+PAGE_BYTES = 64 << 20
+"""Largest file that `cs-cluster dev` serves: it is read into memory, and a page's assets are smaller."""

@@ -1,0 +1,1 @@
+"""The persistent store: the embedded PostgreSQL, its lock, the schema and bounded connections."""

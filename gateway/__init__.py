@@ -1,0 +1,1 @@
+"""The gateway: client sockets on one side, the primaries of all partition groups on the other."""

@@ -1,0 +1,1 @@
+"""The gossip process: membership, routing and the replicated logs of one node."""

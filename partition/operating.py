@@ -1,0 +1,102 @@
+"""What an operator may ask a primary worker: looking into its world, and ordinary writes to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from connserver.ids import format_oid, object_id, parse_oid
+from connserver.limits import ADMIN_ROWS
+from partition.effects import Outcome
+from partition.group import Group
+
+Arguments = dict[str, Any]
+
+
+def operate(group: Group, command: str, arguments: Arguments, now: float) -> Any:
+    """Carry out one command; ValueError or ClientError says why not."""
+    handler = COMMANDS.get(command)
+    if handler is None:
+        raise ValueError(f"a worker knows no command {command!r}; it knows {', '.join(sorted(COMMANDS))}")
+    return handler(group, arguments, now)
+
+
+def _get(group: Group, arguments: Arguments, now: float) -> Any:
+    return group.dispatcher.admin_get(_oid(arguments))
+
+
+def _list(group: Group, arguments: Arguments, now: float) -> Any:
+    after = arguments.get("after") or ""
+    limit = arguments.get("limit", ADMIN_ROWS)
+    if type(limit) is not int or not 1 <= limit <= ADMIN_ROWS:
+        raise ValueError(f"limit: a whole number from 1 to {ADMIN_ROWS} is wanted")
+    kind = arguments.get("kind") or ""
+    return group.dispatcher.admin_list(kind, parse_oid(after) if after else -1, limit)
+
+
+def _put(group: Group, arguments: Arguments, now: float) -> Any:
+    fields = arguments.get("fields")
+    if not isinstance(fields, dict):
+        raise ValueError("fields: a map is wanted")
+    oid = _oid(arguments) if arguments.get("oid") else None
+    near = parse_oid(arguments["near"]) if arguments.get("near") else object_id(group.first_partition, 0)
+    return _write(group, group.dispatcher.admin_put(oid, str(arguments.get("kind", "")), fields, near), now)
+
+
+def _delete(group: Group, arguments: Arguments, now: float) -> Any:
+    return _write(group, group.dispatcher.admin_delete(_oid(arguments)), now)
+
+
+def _write(group: Group, outcome: Outcome, now: float) -> Any:
+    if outcome.error is not None:
+        raise outcome.error
+    group.apply(outcome, now)
+    return outcome.result or {}
+
+
+def _kick(group: Group, arguments: Arguments, now: float) -> Any:
+    group.at(now)
+    return {"sessions": group.kick(_oid(arguments))}
+
+
+def _retry(group: Group, arguments: Arguments, now: float) -> Any:
+    group.at(now)
+    group.retry_call(_oid(arguments))
+    return {}
+
+
+def _sessions(group: Group, arguments: Arguments, now: float) -> Any:
+    rows = [
+        {
+            "session": format_oid(session.oid),
+            "user": session.name,
+            "oid": format_oid(session.user),
+            "connected": session.place is not None,
+            "rooms": sorted(session.rooms),
+        }
+        for session in group.sessions.everyone()[:ADMIN_ROWS]
+    ]
+    return {"sessions": rows}
+
+
+def _rooms(group: Group, arguments: Arguments, now: float) -> Any:
+    return {"rooms": [group.rooms.describe(name) for name in group.rooms.names()[:ADMIN_ROWS]]}
+
+
+def _oid(arguments: Arguments) -> int:
+    oid = arguments.get("oid")
+    if not isinstance(oid, str):
+        raise ValueError("oid: an object id is wanted")
+    return parse_oid(oid)
+
+
+COMMANDS: dict[str, Callable[[Group, Arguments, float], Any]] = {
+    "object.get": _get,
+    "object.list": _list,
+    "object.put": _put,
+    "object.delete": _delete,
+    "worker.kick": _kick,
+    "worker.retry": _retry,
+    "worker.sessions": _sessions,
+    "worker.rooms": _rooms,
+}

@@ -1,0 +1,150 @@
+"""Both ends of a room's traffic: the member's own worker, and the room's home.
+
+A member's request runs where its session lives, travels to the room's home as an exactly-once call,
+takes effect there, and is answered from there: the answer and the events that follow it then leave
+in one stream, in order. The answer also travels back to be kept with the session.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from connserver.errors import ClientError
+from connserver.ids import named_id
+from connserver.messages import OutputKind
+from connserver.model import Message, Value
+from partition.answers import Answers
+from partition.ledger import Fields
+from partition.post import Post
+from partition.questions import Question
+from partition.rooms import Rooms
+from partition.sessions import Session, Sessions
+from partition.turn import TurnBuilder
+
+ROOM_OPS = ("room.join", "room.leave", "room.send", "room.who")
+
+
+class RoomDesk:
+    """Sends room requests to their homes and carries out those that arrive here."""
+
+    def __init__(
+        self, rooms: Rooms, sessions: Sessions, answers: Answers, post: Post, turn: TurnBuilder
+    ) -> None:
+        self._rooms = rooms
+        self._sessions = sessions
+        self._answers = answers
+        self._post = post
+        self._turn = turn
+        self.now = 0.0
+        for op in ROOM_OPS:
+            post.handle(op, self._asked)
+        post.handle("room.update", self._updated)
+        post.handle("room.resume", self._resumed)
+        post.handle("room.end", self._ended)
+        post.handle("room.member", self._membership)
+
+    # --- at the member's worker ---
+
+    def ask(self, room: str, op: str, question: Question | None, fields: Fields) -> None:
+        """Send a request to the room's home; it answers the question."""
+        asked = question.fields() if question else None
+        self._post.send(named_id("room", room), op, {**fields, "room": room, "question": asked})
+
+    def join(self, session: Session, room: str, question: Question | None, history: int) -> None:
+        """Join, from here on until the session ends or leaves."""
+        self._sessions.enter_room(session, room)
+        self.ask(room, "room.join", question, {**_member(session), "history": history})
+
+    def leave(self, session: Session, room: str, question: Question | None) -> None:
+        """Leave."""
+        self._sessions.leave_room(session, room)
+        self.ask(room, "room.leave", question, {"session": session.oid})
+
+    def update(self, room: str, session: int, name: str, key: str, value: Value) -> None:
+        """A volatile value."""
+        fields = {"room": room, "session": session, "name": name, "key": key, "value": value}
+        self._post.send_volatile(named_id("room", room), "room.update", fields)
+
+    def resume(self, session: Session, seen: dict[str, int]) -> None:
+        """The session is on another connection: its rooms replay what it missed and follow it."""
+        for room in sorted(session.rooms):
+            fields = {**_member(session), "room": room, "seq": seen.get(room)}
+            self._post.send(named_id("room", room), "room.resume", fields)
+
+    def end(self, session: Session) -> None:
+        """The session is over: it leaves every room."""
+        for room in sorted(session.rooms):
+            self._post.send(named_id("room", room), "room.end", {"room": room, "session": session.oid})
+
+    def move_user(self, user: int, room: str, *, join: bool) -> None:
+        """A plugin takes a user's sessions into a room or out of it."""
+        self._post.send(user, "room.member", {"user": user, "room": room, "join": join})
+
+    def _membership(self, fields: Fields, local: bool) -> None:
+        for session in self._sessions.of_user(fields["user"]):
+            if fields["join"]:
+                self.join(session, fields["room"], None, 0)
+            elif fields["room"] in session.rooms:
+                self.leave(session, fields["room"], None)
+
+    # --- at the room's home ---
+
+    def _asked(self, fields: Fields, local: bool) -> None:
+        op = fields["op"]
+        question = Question.of(fields["question"]) if fields["question"] else None
+        if op == "room.join":
+            self._join(fields, question, local)
+            return
+        answer: Message = {}
+        error: ClientError | None = None
+        if op == "room.send":
+            if question is not None and not self._rooms.has(fields["room"], question.session):
+                error = ClientError("forbidden", f"not a member of {fields['room']}: send room.join first")
+            else:
+                seq = self._rooms.send(fields["room"], fields["sender"], fields["fields"], self.now)
+                answer = {"seq": seq}
+        elif op == "room.who":
+            names, more = self._rooms.who(fields["room"], fields["after"], fields["limit"])
+            answer = {"members": list[Value](names), "more": more}
+        else:
+            self._rooms.leave(fields["room"], fields["session"], self.now)
+        if question is not None:
+            self._answers.from_elsewhere(question, answer, error, local=local)
+
+    def _join(self, fields: Fields, question: Question | None, local: bool) -> None:
+        room = fields["room"]
+        gateway, connection = fields["place"]
+        self._rooms.join(room, fields["session"], fields["user"], fields["name"], (gateway, connection))
+        if question is None:
+            return
+        self._answers.from_elsewhere(question, {"seq": self._rooms.seq(room)}, None, local=local)
+        for body in self._rooms.past(room, fields["history"]):
+            self._turn.output(gateway, [connection], OutputKind.EVENT, body)
+        snapshot = self._rooms.snapshot(room, self.now)
+        if snapshot is not None:
+            self._turn.output(gateway, [connection], OutputKind.VOLATILE, snapshot)
+
+    def _resumed(self, fields: Fields, local: bool) -> None:
+        room = fields["room"]
+        gateway, connection = place = (fields["place"][0], fields["place"][1])
+        if gateway:
+            self._rooms.join(room, fields["session"], fields["user"], fields["name"], place)
+        if fields["seq"] is None:
+            return
+        first, events = self._rooms.since(room, fields["seq"])
+        if fields["seq"] + 1 < first:
+            gap: Message = {"msg": "room.gap", "room": room, "from": fields["seq"] + 1, "to": first - 1}
+            self._turn.message(gateway, connection, OutputKind.EVENT, gap)
+        for body in events:
+            self._turn.output(gateway, [connection], OutputKind.EVENT, body)
+
+    def _ended(self, fields: Fields, local: bool) -> None:
+        self._rooms.leave(fields["room"], fields["session"], self.now)
+
+    def _updated(self, fields: Fields, local: bool) -> None:
+        self._rooms.update(fields["room"], fields["session"], fields["name"], fields["key"], fields["value"])
+
+
+def _member(session: Session) -> dict[str, Any]:
+    place = list(session.place) if session.place else [0, 0]
+    return {"session": session.oid, "user": session.user, "name": session.name, "place": place}

@@ -1,0 +1,23 @@
+"""What README and the tutorial say to type works as it says, in a fresh copy of the tree."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(600)
+def test_every_command_of_readme_and_tutorial_does_what_it_says() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "readme-blocks"), "README.md", "docs/tutorial.md"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=550,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

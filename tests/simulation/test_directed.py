@@ -1,0 +1,28 @@
+"""The directed traces hold, and each bug of the mutation table that they can see is seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.simulation import directed, mutations
+
+RANDOM_ONLY = (
+    "no_match_in_transfer", "worker_kept", "no_dedup", "errors_without_barrier", "reads_before_commit",
+    "replies_before_commit", "archives_uncommitted", "archive_not_fenced",
+)  # fmt: skip
+"""Bugs of the models around the core: only the simulated world shows them (`scripts/simulate`)."""
+
+
+@pytest.mark.parametrize("trace", directed.TRACES, ids=lambda trace: trace.__name__)
+def test_trace(trace: Callable[[], None]) -> None:
+    """Without a bug the trace holds."""
+    trace()
+
+
+@pytest.mark.parametrize("name", [name for name in mutations.MUTATIONS if name not in RANDOM_ONLY])
+def test_bug_is_caught(name: str) -> None:
+    """With the bug put back a trace fails."""
+    with mutations.put_back(name):
+        assert directed.caught_by(name), f"no directed trace notices: {mutations.MUTATIONS[name].bug}"

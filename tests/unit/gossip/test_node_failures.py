@@ -1,0 +1,485 @@
+"""What a gossip machine refuses: other configurations, other clusters, other placements, nonsense."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from connserver.limits import INCARNATION_LIMIT, PLACEMENT_WAIT_MS, RECORD_ROWS
+from connserver.messages import (
+    AdminReply,
+    AdminRequest,
+    Attach,
+    Forward,
+    Forwarded,
+    GatewayRecord,
+    GatewayReport,
+    GetRecords,
+    GroupPosition,
+    Heartbeat,
+    Introduction,
+    ProcessRecord,
+    ProcessTable,
+    Records,
+    Role,
+    Sighting,
+    StreamAck,
+    WorkerReport,
+)
+from gossip.effects import Publish, SendPeer
+from gossip.node_records import empty_record
+from gossip.placement import compute
+from tests.unit.gossip.mesh import Mesh
+
+WAIT_S = PLACEMENT_WAIT_MS / 1000
+
+
+@pytest.fixture
+def mesh() -> Mesh:
+    """Three nodes that serve."""
+    mesh = Mesh()
+    mesh.start()
+    mesh.run(1.0)
+    mesh.attach_all()
+    mesh.run(1.1)
+    return mesh
+
+
+def fresh() -> Mesh:
+    """Three nodes that have not been started."""
+    return Mesh()
+
+
+# --- configuration -------------------------------------------------------------------------------------
+
+
+def test_a_node_with_another_file_is_refused_and_the_section_is_named() -> None:
+    mesh = fresh()
+    mesh.hosts["n3"].digest = "e" * 32
+    mesh.hosts["n3"].sections["replication"] = "other"
+    mesh.start()
+    mesh.run(2.0)
+    for name in ("n1", "n2"):
+        assert mesh.states(name)["n3"] == "refused"
+        assert "Node n3 runs with another cluster.toml; [replication] differs" in mesh.alerts(name)[0]
+    assert mesh.states("n3") == {"n1": "refused", "n2": "refused", "n3": "alive"}
+    assert mesh.hosts["n3"].disk.placement is None, "it may not place anything alone"
+    mesh.run(WAIT_S)
+    assert mesh.hosts["n1"].disk.placement is not None
+    mesh.attach_all()
+    mesh.run(0.2)
+    assert mesh.route_states("n1") == ["ready", "ready", "unavailable", "ready"]
+    assert mesh.role("n3", b"worker:2:30002").grant == 0
+
+
+def test_a_corrected_file_is_accepted_after_a_restart() -> None:
+    mesh = fresh()
+    host = mesh.hosts["n3"]
+    host.digest, right = "e" * 32, host.digest
+    mesh.start()
+    mesh.run(2.0)
+    mesh.kill("n3")
+    mesh.run(2.0)
+    assert mesh.states("n1")["n3"] == "dead", "refused ends when it is silent"
+    host.digest = right
+    mesh.start("n3")
+    mesh.run(1.0)
+    assert mesh.states("n1")["n3"] == "alive"
+    assert mesh.alerts("n1") == []
+
+
+def test_another_cluster_on_our_address_is_named_and_ignored(mesh: Mesh) -> None:
+    mesh.kill("n3")
+    mesh.hosts["n3"].cluster = "shop"
+    mesh.start("n3")
+    mesh.run(0.5)
+    assert "A gossip process of cluster 'shop' speaks from the address of node n3" in mesh.alerts("n1")[0]
+    assert mesh.states("n1")["n3"] == "refused"
+
+
+def test_a_node_under_a_wrong_name_is_named_and_ignored(mesh: Mesh) -> None:
+    beat = heartbeat(mesh, "n3")
+    host = mesh.hosts["n1"]
+    mesh._perform(host, host.machine.published("n2", beat, mesh.now))
+    assert "at the address of node n2 says that it is 'n3'" in mesh.alerts("n1")[0]
+    mesh.run(2.0)
+    assert mesh.states("n1")["n2"] == "alive", "the right one is still heard"
+
+
+def test_what_a_refused_node_says_directly_has_no_effect() -> None:
+    mesh = fresh()
+    mesh.hosts["n3"].digest = "e" * 32
+    mesh.start()
+    mesh.run(WAIT_S + 1)
+    mesh.attach("n1", 0, 100)
+    host = mesh.hosts["n1"]
+    forged = replace(empty_record("n2", 9), refusal="forged")
+    for message in (Records([forged]), Forward(1, 0, "object.get", {}), Forwarded(1, None, "")):
+        assert not [
+            effect for effect in host.machine.direct("n3", message, mesh.now) if isinstance(effect, SendPeer)
+        ]
+    assert host.machine.book.records["n2"].refusal == ""
+    assert not any(isinstance(row, AdminRequest) for row in mesh.got("n1", b"worker:0:100"))
+
+
+# --- placement -----------------------------------------------------------------------------------------
+
+
+def test_two_of_three_wait_for_the_third_and_then_place_the_groups() -> None:
+    mesh = fresh()
+    mesh.start("n1", "n2")
+    mesh.run(WAIT_S - 1)
+    assert mesh.hosts["n1"].disk.placement is None
+    assert "waits for n3" in mesh.alerts("n1")[-1]
+    mesh.run(1.5)
+    assert mesh.hosts["n1"].disk.placement is not None
+    assert mesh.hosts["n1"].disk.placement == mesh.hosts["n2"].disk.placement
+    mesh.start("n3")
+    mesh.run(0.5)
+    assert mesh.hosts["n3"].disk.placement == mesh.hosts["n1"].disk.placement
+
+
+def test_one_of_three_places_nothing() -> None:
+    mesh = fresh()
+    mesh.start("n2")
+    mesh.run(60.0)
+    mesh.attach("n2", 1, 100)
+    assert mesh.hosts["n2"].disk.placement is None
+    assert mesh.role("n2", b"worker:1:100").grant == 0
+    assert mesh.route_states("n2") == ["starting"] * 4
+
+
+def test_a_lost_folder_takes_the_placement_and_overtakes_its_former_incarnation(mesh: Mesh) -> None:
+    odd = compute("demo", ("n3", "n2", "n1"), 4)  # what the file would no longer give
+    for host in mesh.hosts.values():
+        host.disk.placement = odd
+    for name in mesh.names:
+        mesh.kill(name)
+        mesh.hosts[name].disk.incarnation = 7
+    mesh.start()
+    mesh.run(1.0)
+    mesh.kill("n2")
+    mesh.hosts["n2"].disk.placement = None
+    mesh.hosts["n2"].disk.incarnation = 0
+    mesh.run(2.0)
+    mesh.start("n2")
+    mesh.run(1.0)
+    assert mesh.hosts["n2"].disk.placement == odd
+    assert mesh.hosts["n2"].disk.incarnation == 9
+    assert mesh.states("n1")["n2"] == "alive"
+    mesh.attach("n2", 1, 100)
+    assert mesh.role("n2", b"worker:1:100").grant >> 20 == 9
+
+
+def test_a_damaged_placement_file_is_replaced_by_the_others(mesh: Mesh) -> None:
+    host = mesh.hosts["n2"]
+    placement = host.disk.placement
+    mesh.kill("n2")
+    host.disk.placement, host.disk.damaged = None, True
+    mesh.start("n2")
+    mesh.run(1.0)
+    assert host.disk.placement == placement
+
+
+def test_a_node_with_another_placement_serves_nothing_and_the_others_go_on(mesh: Mesh) -> None:
+    mesh.kill("n3")
+    mesh.hosts["n3"].disk.placement = compute("demo", ("n3", "n1", "n2"), 4)
+    mesh.start("n3")
+    mesh.run(0.3)
+    mesh.attach("n3", 2, 100)
+    mesh.run(0.5)
+    assert mesh.role("n3", b"worker:2:100").grant == 0
+    assert mesh.route_states("n1") == ["ready", "ready", "unavailable", "ready"]
+    assert (
+        "its placement differs from that of n1, n2" in mesh.hosts["n1"].machine.board.routes.entries[2].reason
+    )
+    assert any("n1 and n3 hold different placements" in text for text in mesh.alerts("n1"))
+    assert any("Until then n3 serves nothing" in text for text in mesh.alerts("n1"))
+    assert mesh.role("n1", b"worker:0:10000").grant
+
+
+def test_a_changed_number_of_groups_serves_nothing_until_it_is_put_back(mesh: Mesh) -> None:
+    for name in mesh.names:
+        mesh.kill(name)
+    mesh.groups = 8
+    mesh.start()
+    mesh.run(1.0)
+    mesh.attach_all()
+    mesh.run(0.5)
+    assert mesh.route_states("n1") == ["starting"] * 8
+    assert (
+        "cluster.toml has partition_groups = 8, but this cluster was started with 4" in mesh.alerts("n1")[0]
+    )
+    assert mesh.role("n1", b"worker:0:10000").grant == 0
+
+
+# --- names ---------------------------------------------------------------------------------------------
+
+
+def test_two_processes_of_one_name_are_noticed(mesh: Mesh) -> None:
+    host = mesh.hosts["n1"]
+    for round_ in range(4):
+        incarnation = host.disk.incarnation + 3
+        beat = replace(heartbeat(mesh, "n2"), sightings=[Sighting("n1", incarnation, 5, "alive", False)])
+        mesh._perform(host, host.machine.published("n2", beat, mesh.now))
+        mesh._perform(host, host.machine.published("n2", replace(beat, number=beat.number + 1), mesh.now))
+        assert host.disk.incarnation == incarnation + 1, round_
+        mesh.run(1.0)
+    mesh.run(0.1)
+    assert any("Another gossip process uses the name n1" in text for text in mesh.alerts("n1"))
+
+
+def test_a_fight_over_a_name_costs_one_raise_a_second(mesh: Mesh) -> None:
+    host = mesh.hosts["n1"]
+    for step in range(20):
+        rival = Sighting("n1", host.disk.incarnation + 1, 5, "alive", False)
+        beat = replace(heartbeat(mesh, "n2"), sightings=[rival], number=10_000 + step)
+        mesh._perform(host, host.machine.published("n2", beat, mesh.now))
+    assert host.disk.incarnation == 3
+
+
+def test_being_accused_twice_at_once_raises_once_and_a_leaving_node_does_not(mesh: Mesh) -> None:
+    host = mesh.hosts["n1"]
+    accused = Sighting("n1", 1, 1, "dead", False)
+    beat = replace(heartbeat(mesh, "n2"), sightings=[accused, accused])
+    mesh._perform(host, host.machine.published("n2", beat, mesh.now))
+    assert host.disk.incarnation == 2
+    host.machine.stopping(mesh.now)
+    beat = replace(beat, number=beat.number + 1, sightings=[replace(accused, incarnation=2)])
+    mesh._perform(host, host.machine.published("n2", beat, mesh.now))
+    assert host.disk.incarnation == 2
+
+
+def test_a_refutation_is_said_at_once_even_right_after_a_heartbeat(mesh: Mesh) -> None:
+    host = mesh.hosts["n1"]
+    mesh.run(0.1)
+    beat = replace(heartbeat(mesh, "n2"), sightings=[Sighting("n1", 1, 1, "dead", False)])
+    effects = host.machine.published("n2", beat, mesh.now)
+    said = [effect.message for effect in effects if isinstance(effect, Publish)]
+    assert 2 in [message.incarnation for message in said if isinstance(message, Heartbeat)]
+
+
+def test_a_paused_node_does_not_forget_its_gateways(mesh: Mesh) -> None:
+    mesh.local("n1", b"gateway:gw-n1-0:ab", GatewayReport("gw-n1-0", 70, "127.0.0.1:9000", 12, 3.5, {}))
+    mesh.hosts["n1"].paused = True
+    mesh.run(20.0)
+    mesh.wake("n1")
+    assert [row["clients"] for row in mesh.result("n1", "status")["gateways"]] == [12]
+
+
+# --- nonsense ------------------------------------------------------------------------------------------
+
+
+def heartbeat(mesh: Mesh, name: str) -> Heartbeat:
+    """What a node would say next."""
+    machine = mesh.hosts[name].machine
+    return Heartbeat(
+        cluster="demo",
+        node=name,
+        incarnation=machine.membership.incarnation,
+        number=machine.membership.number + 1,
+        leaving=False,
+        digest="d" * 32,
+        placement=machine.placing.digest,
+        sightings=[],
+        records=[],
+    )
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"incarnation": 0},
+        {"incarnation": INCARNATION_LIMIT},
+        {"number": 0},
+        {"number": 1 << 63},
+        {"sightings": [Sighting("n3", 1, 1, "undead", False)]},
+        {"sightings": [Sighting("n3", -1, 1, "alive", False)]},
+        {"sightings": [Sighting("n3", 1, 1 << 63, "alive", False)]},
+        {"sightings": [Sighting("n3", 1, 1, "alive", False)] * (RECORD_ROWS + 1)},
+    ],
+)
+def test_heartbeats_that_cannot_be_are_ignored(mesh: Mesh, wrong: dict[str, Any]) -> None:
+    host = mesh.hosts["n1"]
+    before = host.machine.membership.sightings()
+    host.machine.published("n2", replace(heartbeat(mesh, "n2"), **wrong), mesh.now)
+    host.machine.check_invariants()
+    assert host.machine.membership.sightings() == before
+    assert mesh.states("n1")["n2"] == "refused"
+
+
+def test_sightings_of_strangers_are_ignored(mesh: Mesh) -> None:
+    host = mesh.hosts["n1"]
+    beat = replace(heartbeat(mesh, "n2"), sightings=[Sighting("nx", 5, 5, "dead", True)])
+    mesh._perform(host, host.machine.published("n2", beat, mesh.now))
+    assert mesh.states("n1") == dict.fromkeys(mesh.names, "alive")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"node": "n1"}, "no other node"),
+        ({"node": "nx"}, "no other node"),
+        ({"incarnation": 0}, "out of range"),
+        ({"version": 1 << 63}, "out of range"),
+        ({"positions": [GroupPosition(4, 1, 0)]}, "outside 0..3"),
+        ({"positions": [GroupPosition(0, 1, -1)]}, "era or view"),
+        ({"positions": [GroupPosition(0, 1, 0)] * (RECORD_ROWS + 1)}, "more than 2048 positions"),
+        ({"refusal": "x" * 3000}, "2000 characters"),
+        ({"storage": dict.fromkeys(map(str, range(70)))}, "64 facts"),
+        ({"gateways": [GatewayRecord("g", 1, "", -1, 0.0)]}, "gateway's numbers"),
+        ({"gateways": [GatewayRecord("g", 1, "", 1, float("nan"))]}, "gateway's numbers"),
+    ],
+)
+def test_records_that_cannot_be_are_refused(mesh: Mesh, wrong: dict[str, Any], words: str) -> None:
+    host = mesh.hosts["n1"]
+    known = host.machine.book.records["n2"]
+    host.notes.clear()
+    forged = replace(known, **{"version": known.version + 1, **wrong})
+    mesh._perform(host, host.machine.direct("n2", Records([forged]), mesh.now))
+    assert words in host.notes[-1].facts["reason"]
+    assert host.machine.book.records["n2"] == known
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"state": "asleep"}, "worker state"),
+        ({"grant": 9 << 20}, "another incarnation"),
+        ({"grant": -1}, "another incarnation"),
+        ({"endpoint": "x" * 3000}, "2000 characters"),
+        ({"plugins": [{"name": b"x"}]}, "cannot be shown"),
+        ({"group": 1}, "two workers of one group"),
+        ({"group": 9}, "outside 0..3"),
+    ],
+)
+def test_worker_rows_that_cannot_be_are_refused(mesh: Mesh, wrong: dict[str, Any], words: str) -> None:
+    host = mesh.hosts["n1"]
+    known = host.machine.book.records["n2"]
+    host.notes.clear()
+    workers = [replace(known.workers[0], **wrong), *known.workers[1:]]
+    forged = replace(known, version=known.version + 1, workers=workers)
+    mesh._perform(host, host.machine.direct("n2", Records([forged]), mesh.now))
+    assert words in host.notes[-1].facts["reason"]
+
+
+def test_an_older_record_changes_nothing(mesh: Mesh) -> None:
+    host = mesh.hosts["n1"]
+    known = host.machine.book.records["n2"]
+    older = replace(known, version=known.version - 1, refusal="old")
+    mesh._perform(host, host.machine.direct("n2", Records([older]), mesh.now))
+    assert host.machine.book.records["n2"] is known
+
+
+def test_messages_that_do_not_belong_there_are_noted(mesh: Mesh) -> None:
+    host = mesh.hosts["n1"]
+    host.notes.clear()
+    stray = StreamAck(1, 1)
+    mesh._perform(host, host.machine.published("n2", stray, mesh.now))
+    mesh._perform(host, host.machine.direct("n2", stray, mesh.now))
+    mesh.local("n1", b"cli:1", stray)
+    assert [note.event for note in host.notes] == ["peer.refused", "peer.refused", "local.refused"]
+
+
+def test_records_are_given_to_whoever_asks_but_only_those_that_are_there(mesh: Mesh) -> None:
+    effects = mesh.hosts["n1"].machine.direct("n2", GetRecords(["n3", "n3", "nx", "n1"]), mesh.now)
+    sent = [effect.message.records[0].node for effect in effects if isinstance(effect, SendPeer)]
+    assert sent == ["n3", "n1"]
+
+
+def test_an_introduction_of_someone_else_is_not_believed(mesh: Mesh) -> None:
+    host = mesh.hosts["n1"]
+    host.machine.direct("n2", Introduction("shop", "n2", 1, {"x": "y"}, [["n9"]]), mesh.now)
+    host.machine.direct("n2", Introduction("demo", "n3", 1, {"x": "y"}, [["n9"]]), mesh.now)
+    assert host.machine.peering._sections.get("n2", {}).get("x") is None
+    assert mesh.route_states("n1") == ["ready"] * 4
+
+
+@pytest.mark.parametrize(
+    ("identity", "message"),
+    [
+        (b"worker:0:101", Attach(0, 100, "ipc://x", 0)),
+        (b"worker:9:100", Attach(9, 100, "ipc://x", 0)),
+        (b"worker:0:1", Attach(0, 1, "ipc://x", 0)),
+        (b"gateway:x:1", Attach(0, 100, "ipc://x", 0)),
+        (b"worker:0:100", Attach(0, 100, "http://x", 0)),
+        (b"worker:0:100", Attach(0, 100, "ipc://" + "x" * 300, 0)),
+        (b"worker:0:100", Attach(0, 100, "ipc://x", -1)),
+        (b"worker:0:100", WorkerReport(0, 0, 0, 0, "ok", "", {})),
+        (b"gateway:a:1", GatewayReport("b", 1, "", 0, 0.0, {})),
+        (b"gateway:b:1", GatewayReport("b", 1, "", -1, 0.0, {})),
+        (b"gateway:b:1", GatewayReport("b", 1, "", 0, float("nan"), {})),
+        (b"gateway:b:1", ProcessTable("h", [], {})),
+        (b"supervisor:1", ProcessTable("h", [ProcessRecord("n1", "", "", 0, "", 0, "", "")] * 3000, {})),
+        (b"cli:1", AdminReply(1, None, "")),
+        (b"worker:0:100", AdminReply(1, None, "")),
+        (b"worker:x:100", AdminReply(1, None, "")),
+        (b"\xff\xfe", Role(0, 1, True, 1, 0)),
+    ],
+)
+def test_local_messages_from_the_wrong_identity_are_noted_and_nothing_else(
+    mesh: Mesh, identity: bytes, message: Any
+) -> None:
+    host = mesh.hosts["n1"]
+    host.notes.clear()
+    before = host.machine.desk.workers.rows()
+    mesh.local("n1", identity, message)
+    assert [note.event for note in host.notes] == ["local.refused"]
+    assert host.machine.desk.workers.rows() == before
+
+
+# --- administration through the mesh -----------------------------------------------------------------------
+
+
+def replies(mesh: Mesh) -> list[AdminReply]:
+    """All that administrators were told by n1."""
+    return [row for rows in mesh.hosts["n1"].inbox.values() for row in rows if isinstance(row, AdminReply)]
+
+
+def test_a_request_goes_through_the_primarys_node_and_back(mesh: Mesh) -> None:
+    assert mesh.ask("n1", "object.get", oid="5000000000000001") is None
+    (request,) = [row for row in mesh.got("n2", b"worker:1:20001") if isinstance(row, AdminRequest)]
+    assert request.arguments == {"oid": "5000000000000001"}
+    mesh.local("n2", b"worker:1:20001", AdminReply(request.number, {"x": 1}, ""))
+    assert replies(mesh) == [AdminReply(7, {"x": 1}, "")]
+
+
+def test_another_worker_cannot_answer_for_it(mesh: Mesh) -> None:
+    mesh.ask("n1", "object.get", oid="0000000000000001")
+    (request,) = [row for row in mesh.got("n1", b"worker:0:10000") if isinstance(row, AdminRequest)]
+    mesh.local("n1", b"worker:1:10001", AdminReply(request.number, {"forged": 1}, ""))
+    assert replies(mesh) == []
+
+
+def test_what_cannot_be_sent_is_an_error_at_once(mesh: Mesh) -> None:
+    machine = mesh.hosts["n1"].machine
+    effects = machine.local(b"cli:9", AdminRequest(3, "object.get", {"oid": "5000000000000001"}), mesh.now)
+    (forward,) = [effect for effect in effects if isinstance(effect, SendPeer)]
+    mesh._perform(mesh.hosts["n1"], machine.not_sent(forward.message, mesh.now))
+    (reply,) = mesh.got("n1", b"cli:9")
+    assert "cannot be reached now" in reply.error and "nothing was changed" in reply.error
+
+
+def test_a_worker_that_dies_before_it_answers(mesh: Mesh) -> None:
+    mesh.ask("n1", "object.get", oid="0000000000000001")
+    mesh.die("n1", 10000)
+    (reply,) = replies(mesh)
+    assert "died before it answered" in reply.error
+
+
+def test_a_second_worker_process_and_one_in_the_wrong_place_are_alerts() -> None:
+    mesh = Mesh(("n1", "n2", "n3", "n4"))
+    mesh.start()
+    mesh.run(1.0)
+    mesh.attach("n4", 0, 500)
+    mesh.attach("n1", 0, 100)
+    mesh.attach("n1", 0, 200)
+    mesh.run(0.5)
+    texts = mesh.alerts("n2")
+    assert any("w-n4-0 runs on n4, where group 0 is not placed" in text for text in texts)
+    assert any("(pid 200) waits because the first (pid 100) still lives" in text for text in texts)
+    assert mesh.role("n4", b"worker:0:500").grant == 0
+    mesh.run(61.0)
+    assert mesh.alerts("n1") == [text for text in mesh.alerts("n1") if "has been starting" in text]
