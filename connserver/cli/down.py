@@ -6,13 +6,16 @@ import os
 import signal
 import time
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from connserver.cli.find import load
 from connserver.cli.output import json_option, print_json
 from connserver.errors import ClusterError, StorageError
+
+if TYPE_CHECKING:
+    import psutil
 
 STOP_S: Final = 45.0
 """Four ranks of processes with ten seconds each, and some air."""
@@ -39,8 +42,7 @@ def down_command(context: click.Context, as_json: bool) -> None:
     try:
         StateLock(folder).acquire().release()
     except StorageError:
-        pid = holder(folder / LOCK_FILE)
-        stop(pid, folder)
+        stop(holder(folder / LOCK_FILE))
         stopped = True
     else:
         stopped = False
@@ -51,36 +53,46 @@ def down_command(context: click.Context, as_json: bool) -> None:
         click.echo(f"{name} has stopped." if stopped else f"{name} does not run on this host.")
 
 
-def holder(lock: Path) -> int:
+def holder(lock: Path) -> psutil.Process:
     """The process that holds the lock; the file's word for it is not enough, a pid may be anyone's."""
     import psutil
 
     try:
-        pid = int(lock.read_text())
-        opened = {file.path for file in psutil.Process(pid).open_files()}
+        process = psutil.Process(int(lock.read_text()))
+        opened = {file.path for file in process.open_files()}
     except (OSError, ValueError, psutil.Error) as error:
         raise ClusterError(
             f"{lock} is held, but not to be seen by whom ({error}); try as its owner"
         ) from None
     if str(lock.resolve()) not in opened:
-        raise ClusterError(f"{lock} is held by another process than the one it names ({pid}); look at `ps`")
-    return pid
+        raise ClusterError(
+            f"{lock} is held by another process than the one it names ({process.pid}); look at `ps`"
+        )
+    return process
 
 
-def stop(pid: int, folder: Path) -> None:
-    """SIGTERM to the supervisor, and wait for its lock to be free."""
-    from connserver.storage.lock import StateLock
+def stop(supervisor: psutil.Process) -> None:
+    """SIGTERM to the supervisor, and wait for its end.
 
-    os.kill(pid, signal.SIGTERM)
+    Its lock is no sign of it: that is free a moment before the process is gone.
+    """
+    os.kill(supervisor.pid, signal.SIGTERM)
     until = time.monotonic() + STOP_S
     while time.monotonic() < until:
-        try:
-            StateLock(folder).acquire().release()
-        except StorageError:
-            time.sleep(LOOK_S)
-        else:
+        if has_ended(supervisor):
             return
+        time.sleep(LOOK_S)
     raise ClusterError(
-        f"the supervisor (pid {pid}) has not stopped within {STOP_S:g} s; `kill -9 {pid}` ends it and all "
-        "of its processes at once"
+        f"the supervisor (pid {supervisor.pid}) has not stopped within {STOP_S:g} s; "
+        f"`kill -9 {supervisor.pid}` ends it and all of its processes at once"
     )
+
+
+def has_ended(process: psutil.Process) -> bool:
+    """Whether it is gone, or waits only for whoever started it to take notice."""
+    import psutil
+
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
