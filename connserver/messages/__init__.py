@@ -13,8 +13,10 @@ from connserver.messages.administration import (
 from connserver.messages.log import (
     GATEWAY_GONE,
     Entry,
+    GetSnapshot,
     Image,
     OutputBatch,
+    SnapshotPart,
 )
 from connserver.messages.nodes import (
     AlertRecord,
@@ -103,6 +105,7 @@ __all__ = [
     "GetIntroduction",
     "GetRecords",
     "GetRoutes",
+    "GetSnapshot",
     "GroupPosition",
     "Heartbeat",
     "Image",
@@ -126,6 +129,7 @@ __all__ = [
     "RouteEntry",
     "Routes",
     "Sighting",
+    "SnapshotPart",
     "StreamAck",
     "StreamOpened",
     "StreamProbe",

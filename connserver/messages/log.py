@@ -51,3 +51,32 @@ class OutputBatch:
     kinds: list[int]
     answers: list[int]
     bodies: list[bytes]
+
+
+@message(2)
+@dataclass(frozen=True, slots=True)
+class GetSnapshot:
+    """A worker that cannot read the archive asks its group's primary worker for the group's state.
+
+    `asking` is the number of this wish, made up by who asks. Part 0 begins it; each further part is
+    asked for when the one before has come, the same one again when it has not.
+    """
+
+    group: int
+    asking: int
+    part: int
+
+
+@message(3)
+@dataclass(frozen=True, slots=True)
+class SnapshotPart:
+    """A part of the committed state after `op` of `era`; `archived`: what the archive has of it."""
+
+    group: int
+    asking: int
+    part: int
+    op: int
+    era: int
+    archived: int
+    images: list[Image]
+    last: bool

@@ -55,16 +55,28 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True)
 class GroupPosition:
-    """How far the log of a group has come on one node; a group not named is in era 1, view 0."""
+    """A node's replica of a group. `status`: blank, forming, normal, view_change or recovering.
+
+    `head`, `commit`, `base` and `archived` are ops of its log; `ready`: a worker could take over here;
+    `problem`: what keeps the replica from taking part, in a sentence, or "".
+    """
 
     group: int
     era: int
     view: int
+    status: str
+    head: int
+    commit: int
+    base: int
+    archived: int
+    ready: bool
+    problem: str
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerRecord:
-    """A worker of a node. `state`: "ready", "loading", or "gone" (its grant is kept, it is dead)."""
+    """A worker of a node. `state`: "serving" (it holds `grant`), "ready" (it follows the log), "loading",
+    or "gone" (dead). `grant` is the last one it had, also when that is void."""
 
     group: int
     pid: int
