@@ -20,6 +20,7 @@ from connserver.errors import WireError
 from connserver.limits import WIRE_MESSAGE_BYTES
 
 WIRE_VERSION = 1
+_SMALL_BYTES = 16_384
 
 C = TypeVar("C", bound=type)
 Check = Callable[[Any], Any]
@@ -56,11 +57,19 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} cannot travel between processes")
 
 
+_pack = msgpack.Packer().pack
+"""One packer for all plain messages: making one for each costs more than the packing. It holds the
+interpreter lock throughout, since it calls nothing of ours."""
+
+
 def encode(record: Any) -> bytes:
     """The bytes of a registered message."""
     cls = type(record)
     body = (_tags[cls], *_values[cls](record))
-    return b"\x01" + msgpack.packb(body, default=_plain)  # type: ignore[no-any-return]
+    try:
+        return b"\x01" + _pack(body)  # type: ignore[no-any-return]
+    except TypeError:  # records within
+        return b"\x01" + msgpack.packb(body, default=_plain)  # type: ignore[no-any-return]
 
 
 def decode(data: bytes) -> Any:
@@ -70,7 +79,9 @@ def decode(data: bytes) -> Any:
     if len(data) > WIRE_MESSAGE_BYTES:
         raise WireError(f"message of {len(data)} bytes, at most {WIRE_MESSAGE_BYTES} are read")
     try:
-        body = msgpack.unpackb(memoryview(data)[1:], use_list=True, strict_map_key=False)
+        # a copy costs less than a view, except of what is large anyway
+        packed = data[1:] if len(data) < _SMALL_BYTES else memoryview(data)[1:]
+        body = msgpack.unpackb(packed, use_list=True, strict_map_key=False)
     except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
         raise WireError(f"not msgpack: {error}") from None
     if not isinstance(body, list) or not body or not isinstance(body[0], int):
@@ -92,13 +103,28 @@ def _record(cls: type) -> Callable[[Any], Any]:
     hints = get_type_hints(cls)
     checks = tuple(_check(hints[field.name]) for field in fields(cls))
     count = len(checks)
+    types_ = tuple(_plain_type(hints[field.name]) for field in fields(cls))
+    deep = [(index, check) for index, check in enumerate(checks) if types_[index] in (list, dict)]
 
     def read(values: Any) -> Any:
+        if type(values) is list and tuple(map(type, values)) == types_:
+            # nearly every message: all fields at once, then what is within the lists and maps
+            for index, check in deep:
+                values[index] = check(values[index])
+            return cls(*values)
         if not isinstance(values, list) or len(values) != count:
             raise WireError(f"{cls.__name__} takes {count} fields")
         return cls(*[check(value) for check, value in zip(checks, values, strict=True)])
 
     return read
+
+
+def _plain_type(hint: Any) -> type | None:
+    """The one type that values of this annotation have on the wire; None if there are several."""
+    origin = get_origin(hint)
+    if origin in (list, dict):
+        return origin  # type: ignore[no-any-return]
+    return hint if hint in (int, str, bytes, bool) else None
 
 
 def _check(hint: Any) -> Check:

@@ -161,6 +161,10 @@ class Client(Speaker):
 
     def _feed(self, data: bytes, now: float) -> None:
         backlog = self.session.backlog
+        payloads = self._framing.messages(data, now)
+        if payloads is not None:
+            backlog += payloads
+            return
         for event in self._framing.feed(data, now):
             if type(event) is Frames:
                 backlog += event.payloads

@@ -77,6 +77,7 @@ class Cluster:
         self._openings: dict[int, bytes] = {}
         self._expire_at = loop.time()
         self._flush = Flush(loop, self._send_batches)
+        self._marked: set[int] = set()
         self._feed = RouteFeed(
             loop,
             self._context,
@@ -106,8 +107,9 @@ class Cluster:
 
     # --- for clients ------------------------------------------------------------------------------------
 
-    def flush_soon(self) -> None:
-        """Something was added to a link."""
+    def flush_soon(self, group: int) -> None:
+        """Something was added to the link of this group."""
+        self._marked.add(group)
         self._flush.mark()
 
     @property
@@ -122,34 +124,35 @@ class Cluster:
 
     def _send_batches(self) -> None:
         now = self._loop.time()
-        for link in self.links:
+        marked, self._marked = self._marked, set()
+        for group in marked:
+            link = self.links[group]
+            self._perform(link.flush(now))
             if link.unflushed:
-                self._perform(link.flush(now))
-                if link.unflushed:
-                    self._flush.mark()
+                self.flush_soon(group)
 
     # --- effects ----------------------------------------------------------------------------------------
 
     def _perform(self, effects: list[Effect]) -> None:
         for effect in effects:
-            match effect:
-                case Connect():
-                    self._connect(effect)
-                case Disconnect():
-                    self._disconnect(effect.group)
-                    self._tick_in(OPENING_TICK_S)
+            match effect:  # the frequent ones first
                 case Transmit():
                     port = self._ports.get(effect.group)
                     if port is not None:
                         # what cannot be sent now is kept by the stream and asked for again
                         port.send([effect.data])
+                case Deliver():
+                    self._audience.outputs(self.links[effect.group], effect.outputs)
+                case Connect():
+                    self._connect(effect)
+                case Disconnect():
+                    self._disconnect(effect.group)
+                    self._tick_in(OPENING_TICK_S)
                 case Opened():
                     log.info("link.opened", group=effect.group)
                     self._openings.pop(effect.group, None)
-                    self._flush.mark()
+                    self.flush_soon(effect.group)
                     self._audience.links_changed()
-                case Deliver():
-                    self._audience.outputs(self.links[effect.group], effect.outputs)
 
     def _connect(self, effect: Connect) -> None:
         self._disconnect(effect.group)

@@ -40,6 +40,9 @@ class _Stage(Enum):
     CLOSED = "closed"
 
 
+_STREAM = _Stage.STREAM  # looked up once: nearly every read asks for it
+
+
 class Connection:
     """The stages of one connection.
 
@@ -85,10 +88,23 @@ class Connection:
         if self._websocket is not None:
             self._websocket.limit = limit
 
+    def messages(self, data: bytes, now: float) -> list[bytes] | None:
+        """The messages that these bytes complete, where they cannot bring anything else: the way of nearly
+        every read. None: nothing was taken, `feed` has to."""
+        splitter = self._stream.splitter
+        if splitter is None or self._stage is not _STREAM or not splitter.has_room_for(data):
+            return None
+        payloads = splitter.feed(data)
+        if splitter.is_pending:
+            self._note_pending(True, bool(payloads), now)
+        else:
+            self.pending_since = None
+        return payloads
+
     def feed(self, data: bytes, now: float) -> list[Event]:
         """What these bytes bring, in order; `now` in the unit that `pending_since` shall have."""
         splitter = self._stream.splitter
-        if splitter is not None and self._stage is _Stage.STREAM:  # the way of nearly every read
+        if splitter is not None and self._stage is _STREAM:
             payloads = splitter.feed(data)
             events: list[Event] = [Frames(splitter.encoding, payloads)] if payloads else []
             if splitter.overflowed:

@@ -48,22 +48,29 @@ class Broadcast:
 class Outbox:
     """What waits for the end of the turn, and (volatile) for a slow client to read again."""
 
-    __slots__ = ("_states", "queue", "size")
+    __slots__ = ("_states", "queue")
 
     def __init__(self) -> None:
         self.queue: list[bytes] = []
-        self.size = 0
         self._states: dict[str, Message] | None = None
 
     def put(self, payload: bytes) -> None:
         """Queue an encoded message."""
         self.queue.append(payload)
-        self.size += len(payload)
 
     def take(self) -> list[bytes]:
         """All that is queued, for one write."""
-        queue, self.queue, self.size = self.queue, [], 0
+        queue, self.queue = self.queue, []
         return queue
+
+    @property
+    def size(self) -> int:
+        """Bytes of what is queued; asked for only where a client is behind."""
+        return sum(map(len, self.queue))
+
+    def check_invariants(self) -> None:
+        """What is kept for a slow client is bounded."""
+        assert len(self._states or ()) <= VOLATILE_ROOMS
 
     def keep_state(self, message: Message) -> None:
         """A volatile message for a client that is behind: the latest change of each key counts."""
@@ -83,10 +90,6 @@ class Outbox:
         """What a client that reads again has missed of volatile values, brought up to date."""
         states, self._states = self._states, None
         return list(states.values()) if states else []
-
-    def check_invariants(self) -> None:
-        """The size is that of the queue."""
-        assert self.size == sum(map(len, self.queue))
 
 
 def _merged(older: Message, newer: Message) -> Message | None:

@@ -82,7 +82,7 @@ class Disconnect:
     group: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # one for every message: freezing would cost five times as much
 class Transmit:
     """Send this to the worker now."""
 
@@ -97,7 +97,7 @@ class Opened:
     group: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # as Transmit
 class Deliver:
     """Outputs that came in their order."""
 
@@ -116,7 +116,7 @@ class State(Enum):
     OPEN = "open"
 
 
-_OPEN = State.OPEN  # looked up once: the message path asks for it with every request
+_OPEN, _CLOSED = State.OPEN, State.CLOSED  # looked up once: the message path asks for it with every request
 
 
 class Link:
@@ -246,19 +246,19 @@ class Link:
 
     def receive(self, message: object, now: float) -> list[Effect]:
         """A message of the current attempt; anything that does not belong to its grant is dropped."""
-        if self.state is State.CLOSED or getattr(message, "grant", None) != self._grant:
+        if self.state is _CLOSED or getattr(message, "grant", None) != self._grant:
             return []
         match message:
+            case Outputs() if self.state is _OPEN:
+                if self._duplex.accept(message.number, message.acked, now):
+                    # not the greatest: in a new era of the group ops begin lower
+                    self._received = message.op
+                    self._out.append(Deliver(self.group, message))
             case StreamOpened() if self.state is State.OPENING:
                 self._opened(now)
             case WrongGrant():
                 self._close(now)
                 self._refused += 1
-            case Outputs() if self.state is State.OPEN:
-                if self._duplex.accept(message.number, message.acked, now):
-                    # not the greatest: in a new era of the group ops begin lower
-                    self._received = message.op
-                    self._out.append(Deliver(self.group, message))
             case StreamAck() | StreamProbe() | StreamResend() if self.state is State.OPEN:
                 self._duplex.control(message, now)
             case _:
@@ -378,7 +378,7 @@ class Link:
 
     def flush(self, now: float) -> list[Effect]:
         """Everything for the worker since the last flush, in as few messages as allowed."""
-        if self.state is not State.OPEN:
+        if self.state is not _OPEN:
             return []
         if self._untold:
             self._tell()

@@ -88,6 +88,8 @@ _TERMINATORS: Final = {
 }
 
 
+_JSON = Encoding.JSON
+
 FLOOD: Final = 64
 """Messages in one read from which runs of empty ones are looked for."""
 
@@ -130,11 +132,23 @@ class Splitter:
         """Whether a message has begun that is not finished."""
         return bool(self._pending)
 
+    def has_room_for(self, data: bytes) -> bool:
+        """Whether no message can become too large with these bytes (and a CR that is held back)."""
+        return not self.overflowed and len(self._pending) + len(data) < self.limit
+
     def feed(self, data: bytes) -> list[bytes]:
         """The messages that these bytes complete."""
         if self.overflowed:
             return []
         encoding = self.encoding
+        if encoding is _JSON and not self._pending and len(data) <= self.limit:
+            newline, nul, end = data.find(b"\n"), data.find(b"\0"), len(data) - 1
+            if (newline == end and nul < 0) or (nul == end and newline < 0):
+                # one message and its end, as most reads are
+                payload = data[:end].strip(_BLANK)
+                if payload:
+                    self.terminator = data[end:]
+                return [payload] if payload else []
         ends_with_nul = b"\0" in data
         separator, blank = b"\0", _BLANK
         if encoding is Encoding.JSON:

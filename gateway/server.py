@@ -142,14 +142,15 @@ class Gateway:
         assert line is not None
         self._cluster.links[line.group].add(line, items, self.loop.time())
         self.counts.requests += len(items)
-        self._cluster.flush_soon()
+        self._cluster.flush_soon(line.group)
 
     def left(self, client: Client) -> None:
         """A client's connection is closed or closing; its worker is told."""
         line, client.line = client.line, None
         if line is not None and line.group >= 0:
-            self._cluster.links[line.group].leave(line, self.loop.time(), gone=True)
-            self._cluster.flush_soon()
+            group = line.group
+            self._cluster.links[group].leave(line, self.loop.time(), gone=True)
+            self._cluster.flush_soon(group)
 
     def overdue(self, client: Client) -> None:
         """Answer in the worker's place what it has not answered for ANSWER_S."""

@@ -71,7 +71,7 @@ class Speaker(asyncio.Protocol):
 
     def put(self, payload: bytes) -> None:
         """Queue an encoded message."""
-        self.outbox.put(payload)
+        self.outbox.queue.append(payload)
         if not self._queued:
             self._queued = True
             self._gateway.to_flush(self)

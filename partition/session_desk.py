@@ -139,7 +139,10 @@ class SessionDesk:
             return
         message = body["message"]
         assert isinstance(message, dict)
-        resumed = self._sessions.resume(oid, secret, place)
+        request = (gateway, connection, sequence)
+        if self._sessions.has_resumed(oid, request):
+            return
+        resumed = self._sessions.resume(oid, secret, request)
         if resumed is None:
             error = ClientError("session_expired", "the session is over or the token is not its last; log in")
             data = reply("session.resume", message.get("id"), {**error.fields()})
@@ -155,23 +158,12 @@ class SessionDesk:
         self._replay(session, body)
 
     def _rebind(self, place: Place, oid: int, secret: str, body: Message) -> None:
-        """A gateway tells a new grant which session a living connection has.
-
-        A session that was begun after the last archiving is not known here: it is begun again for the
-        same user, so that its client notices nothing but a new resume token.
-        """
+        """A gateway tells a new grant which session a living connection has."""
         session = self._sessions.rebind(oid, secret, place)
         if session is not None:
             self._replay_direct(session, body)
-            return
-        name = body.get("user")
-        lost = self._sessions.get(oid) is None and isinstance(name, str)
-        if not lost or self._admit(named_id("user", str(name)), str(name)) is not None:
+        else:
             self._close(place[0], place[1], CLOSE_EXPIRED, "session_expired")
-            return
-        user = named_id("user", str(name))
-        session, token = self._sessions.open(user, str(name), _roles(body), place)
-        self._bound(session, token)
 
     def _replay_direct(self, session: Session, body: Message) -> None:
         assert session.place is not None

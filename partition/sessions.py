@@ -32,6 +32,9 @@ RequestKey = int | tuple[int, int, int]
 Place = tuple[int, int]
 """(gateway boot, connection number)."""
 
+Request = tuple[int, int, int]
+"""(gateway boot, connection, sequence): one request, however often it is sent."""
+
 
 @dataclass(slots=True)
 class Session:
@@ -45,6 +48,8 @@ class Session:
     place: Place | None
     expires: float
     rooms: set[str] = field(default_factory=set)
+    resumed: Request | None = None
+    """The request that bound it last: sent again to another worker, it must not replay again."""
     last_event: int = 0
     answered: int = 0
     floor: int = 0
@@ -62,6 +67,7 @@ class Session:
             "place": list(self.place) if self.place else None,
             "expires": self.expires,
             "rooms": sorted(self.rooms),
+            "resumed": list(self.resumed) if self.resumed else None,
         }
 
 
@@ -100,6 +106,7 @@ class Sessions:
                 (place[0], place[1]) if place else None,
                 kept["expires"],
                 set(kept["rooms"]),
+                _request(kept["resumed"]),
             )
             self._enter(session)
         self._load_replies()
@@ -157,11 +164,17 @@ class Sessions:
         self._write(session)
         return session, f"{oid:016x}.{secret}"
 
-    def resume(self, oid: int, secret: str, place: Place) -> tuple[Session, str, Place | None] | None:
+    def has_resumed(self, oid: int, request: Request) -> bool:
+        """Whether this very request has bound the session; then its answer is on its way already."""
+        session = self._by_oid.get(oid)
+        return session is not None and session.resumed == request
+
+    def resume(self, oid: int, secret: str, request: Request) -> tuple[Session, str, Place | None] | None:
         """Bind a session to another connection: (session, new token, the place it was bound to).
 
         None where the session is gone or the secret is not one of its last two.
         """
+        place = request[:2]
         session = self._by_oid.get(oid)
         digest = token_digest(secret)
         if session is None or digest not in session.tokens:
@@ -169,6 +182,7 @@ class Sessions:
         former = session.place
         fresh = self._secret()
         session.tokens = [digest, token_digest(fresh)]
+        session.resumed = request
         self._bind(session, place)
         return session, f"{oid:016x}.{fresh}", former if former != place else None
 
@@ -310,3 +324,7 @@ class Sessions:
             assert session.place is None or self._by_place[session.place] is session
             assert self._by_user[session.user][session.oid] is session
             assert len(session.kept) <= KEPT_REPLIES and len(session.events) <= KEPT_EVENTS
+
+
+def _request(kept: list[int] | None) -> Request | None:
+    return (kept[0], kept[1], kept[2]) if kept else None

@@ -130,8 +130,10 @@ def _run(plan: Plan, victim: Victim, say: Any) -> tuple[Course, Verdict]:
     from connserver.cli.drill_load import Load
 
     def strike() -> None:
-        for name, pid in victim.processes:
-            kill_process(name, pid)
+        # Of a node some may end by themselves when others of it are gone.
+        killed = [name for name, pid in victim.processes if kill_process(name, pid)]
+        if not killed:
+            raise ClusterError("what was to be killed has ended by itself: drill again")
 
     course = asyncio.run(Load(plan, strike, say).run())
     if course is None:
@@ -140,14 +142,17 @@ def _run(plan: Plan, victim: Victim, say: Any) -> tuple[Course, Verdict]:
     return course, plan.judge.verdict(course.struck_at, course.stopped_at, names)
 
 
-def kill_process(name: str, pid: int) -> None:
-    """SIGKILL, if this pid is that process still."""
+def kill_process(name: str, pid: int) -> bool:
+    """SIGKILL, if this pid is that process still; whether it was."""
     if not runs_here(name, pid):
-        raise ClusterError(f"{name} (pid {pid}) has ended by itself")
+        return False
     try:
         os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
     except PermissionError:
         raise ClusterError(f"{name} (pid {pid}) belongs to another user: run the drill as that one") from None
+    return True
 
 
 def runs_here(name: str, pid: int) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -11,6 +12,9 @@ from connserver.cli.find import admin
 from connserver.cli.output import json_option, print_json
 from connserver.cli.waiting import route_of, until
 from connserver.errors import ClusterError
+
+if TYPE_CHECKING:
+    from connserver.cli.find import Admin
 
 HANDOFF_S: Final = 8.0
 """A replica calls a handoff off after two seconds; the rest is for a worker that loads."""
@@ -37,37 +41,31 @@ def failover_command(context: click.Context, group: int, target: str | None, as_
         if before["state"] != "ready":
             raise ClusterError(f"group {group} is {before['state']}: {before['reason']}")
         begun = time.monotonic()
-        arguments = {"group": group} | ({"to": target} if target is not None else {})
-        cluster.ask("failover", **arguments)
-
-        def moved() -> dict[str, Any] | None:
-            row = route_of(cluster, group)
-            newer = (row["era"], row["view"]) > (before["era"], before["view"])
-            return dict(row) if newer and row["state"] == "ready" else None
-
-        after = until(moved, HANDOFF_S)
+        cluster.ask("failover", group=group, **({} if target is None else {"to": target}))
+        after = _moved(cluster, group, before["node"])
         took_ms = round((time.monotonic() - begun) * 1000)
-        if after is None:
-            now = route_of(cluster, group)
-            where = (
-                f"is with {now['node']} still"
-                if now["node"] == before["node"]
-                else f"waits for {now['node']}"
-            )
-            raise ClusterError(
-                f"group {group} {where} after {HANDOFF_S:g} s ({now['state']} {now['reason']}): no replica "
-                "was in step with a worker ready in time; look at `cs-cluster status`"
-            )
+    nodes = {"from": before["node"], "to": after["node"]}
     if as_json:
-        view = after["view"]
-        print_json(
-            {"group": group, "from": before["node"], "to": after["node"], "view": view, "took_ms": took_ms}
-        )
+        print_json({"group": group, **nodes, "view": after["view"], "took_ms": took_ms})
     else:
-        click.echo(
-            f"group {group}: {before['node']} → {after['node']} in {took_ms} ms (view {after['view']})"
-        )
+        click.echo(f"group {group}: {nodes['from']} → {nodes['to']} in {took_ms} ms (view {after['view']})")
     if target is not None and after["node"] != target:
-        raise ClusterError(
-            f"group {group} went to {after['node']} and not to {target}; look at `cs-cluster status`"
-        )
+        raise ClusterError(f"group {group} went to {after['node']}, not to {target}: see `cs-cluster status`")
+
+
+def _moved(cluster: Admin, group: int, node: str) -> Mapping[str, Any]:
+    """The group's route once another node than this serves it; ClusterError if none does in time."""
+
+    def away() -> Mapping[str, Any] | None:
+        row = route_of(cluster, group)
+        return row if row["node"] != node and row["state"] == "ready" else None
+
+    after = until(away, HANDOFF_S)
+    if after is not None:
+        return after
+    now = route_of(cluster, group)
+    where = f"is with {node} still" if now["node"] == node else f"waits for {now['node']}: {now['reason']}"
+    raise ClusterError(
+        f"group {group} {where}, {HANDOFF_S:g} s after it was told to move: no other replica was in step "
+        "with a worker ready in time; look at `cs-cluster status`"
+    )

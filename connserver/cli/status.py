@@ -159,10 +159,11 @@ def _group_rows(group: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         return [(*head, "none yet", "", group["commit"], "", group["archived"])]
     rows = []
     for number, member in enumerate(members):
-        leads = member["node"] == group["primary"] and member["status"] == "normal"
+        served = group.get("state", "ready") == "ready"
+        leads = served and member["node"] == group["primary"] and member["status"] == "normal"
         known = [_shown(member[name]) for name in ("commit", "lag")]
         archived = group["archived"] if leads else _shown(member["archived"])
-        words = replica_words(member, leads=leads)
+        words = replica_words(member, leads=leads, served=served)
         rows.append((*(head if not number else ("", "", "", "")), member["node"], words, *known, archived))
     return rows
 
@@ -180,10 +181,12 @@ REPLICA_WORDS: Final = {
 }
 
 
-def replica_words(member: Mapping[str, Any], *, leads: bool) -> str:
-    """What a replica does, for a person."""
+def replica_words(member: Mapping[str, Any], *, leads: bool, served: bool) -> str:
+    """What a replica does, for a person; in a group that is not served, what it has."""
     if member["status"] != "normal":
         return REPLICA_WORDS.get(member["status"], str(member["status"]))
+    if not served:
+        return f"has the log up to op {member['head']}"
     behind = f"behind by {member['lag']} ops" if member["lag"] else "in step"
     words = "leads" if leads else behind
     return words if member["ready"] else f"{words}, no worker ready"

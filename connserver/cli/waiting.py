@@ -40,10 +40,15 @@ def route_of(cluster: Admin, group: int) -> Mapping[str, Any]:
     return routes[group]
 
 
+def at_terminal() -> bool:
+    """Whether a person can be asked."""
+    return sys.stdin.isatty()
+
+
 def confirm(question: str, *, yes: bool) -> None:
     """Go on only if a person at the terminal says so, or --yes did."""
     if yes:
         return
-    if not sys.stdin.isatty():
+    if not at_terminal():
         raise ClusterError(f"{question} Say so with --yes")
     click.confirm(question, abort=True, err=True)

@@ -300,6 +300,18 @@ class Cluster:
         assert not reply.error
         return reply.result
 
+    def status_when(self, node: str, wanted: Callable[[Any], bool]) -> Any:
+        """Ask a node for its status until it is as wanted."""
+        until = time.monotonic() + DEADLINE_S
+        while not wanted(status := self.status(node)):
+            assert time.monotonic() < until, f"{node} came to {status}"
+        return status
+
+    def state_when(self, node: str, about: str, state: str) -> None:
+        """Ask a node until it holds another for dead, alive and so on."""
+        row = {"name": about, "state": state}
+        self.status_when(node, lambda status: any(row.items() <= each.items() for each in status["nodes"]))
+
     def states(self, node: str) -> dict[str, str]:
         """What a node thinks of all nodes."""
         return {row["name"]: row["state"] for row in self.status(node)["nodes"]}

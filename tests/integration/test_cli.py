@@ -29,6 +29,9 @@ REPORTING = [
     ["logs"],
     ["new"],
     ["dev"],
+    ["failover"],
+    ["recover"],
+    ["drill"],
     ["plugin", "list"],
     *(["object", action] for action in ("get", "list", "put", "delete")),
 ]
@@ -198,6 +201,16 @@ class TestLookingIn:
         assert (found["group"], found["primary"]["node"]) == (0, "n1")
         assert "n1" in single.cli("route", found["oid"]).stdout
         assert single.cli("route", "nonsense").returncode == 1
+
+    def test_one_replica_has_nobody_to_hand_over_to(self, single: Cluster) -> None:
+        (row,) = single.status()["groups"][0]["members"]
+        assert (row["node"], row["status"]) == ("n1", "normal")
+        done = single.cli("failover", "0")
+        assert done.returncode == 1 and "group 0 has one replica, on n1" in done.stderr
+
+    def test_one_gateway_alone_is_not_drilled(self, single: Cluster) -> None:
+        done = single.cli("drill", "--kill", "gateway", "--yes")
+        assert done.returncode == 1 and "no other gateway" in done.stderr
 
     def test_plugins(self, single: Cluster) -> None:
         wait_for("the worker's report", lambda: single.ask("plugin", "list")["plugins"])

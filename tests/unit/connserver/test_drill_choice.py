@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from typing import Any
 
 import pytest
 
-from connserver.cli.drill import Victim, choose, gateways_of, room_names, unhealthy
+from connserver.cli.drill import Victim, choose, gateways_of, kill_process, room_names, unhealthy
 from connserver.errors import ClusterError
 from connserver.ids import group_of, named_id, partition_of
 
@@ -122,3 +124,15 @@ def test_rooms_are_at_home_where_it_will_hurt() -> None:
     found = room_names("abc", 5, (0, 3), 4)
     assert len(set(found)) == 5
     assert [group_of(partition_of(named_id("room", name)), 4) for name in found] == [0, 3, 0, 3, 0]
+
+
+def test_only_a_process_with_the_supervisors_name_for_it_is_killed() -> None:
+    stranger = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+    try:
+        assert not kill_process("w-n1-0", stranger.pid)
+        assert not kill_process("cat", stranger.pid)
+        assert stranger.poll() is None
+    finally:
+        stranger.communicate()
+    assert not kill_process("w-n1-0", stranger.pid), "it is gone"
+    assert not kill_process("w-n1-0", os.getpid())

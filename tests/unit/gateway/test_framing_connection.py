@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -335,3 +336,36 @@ def test_messages_are_sent_with_the_end_the_client_uses() -> None:
         assert connection.ping() == b""
         assert connection.close(1012, "draining") == b""
         assert connection.is_closed
+
+
+# --- the short way of most reads ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_messages_brings_what_feed_brings_or_leaves_it_to_feed(seed: int) -> None:
+    """Random cuts of random bytes, with messages around the size limit, in two connections alike."""
+    chance = random.Random(seed)
+    limits = Limits(login_message_bytes=40)
+    short, long = (Connection(Settings(limits=limits, port=9000)) for _ in range(2))
+    beginnings = (b'{"a":1}\n', b'{"a":1}\0', b"<a/>\0", b"a: 1\n\n", b"a: 1\r\n\r\n")
+    for connection in (short, long):
+        connection.feed(beginnings[seed % len(beginnings)], 0.0)
+    was_short = 0
+    for step in range(400):
+        sizes = (0, 1, 2, 7, 19, 37, 38, 39, 40, 41) if step > 5 else (0, 1, 2)
+        size = chance.choice(sizes)
+        data = bytes(chance.choices(b"ab {\n\r\0", (20, 20, 5, 1, 2, 1, 2), k=size))
+        data += chance.choice((b"", b"\n", b"\0", b"\r\n\r\n", b"\r", b"\n\n"))
+        payloads = short.messages(data, float(step))
+        events = [Frames(short.encoding or JSON, payloads)] if payloads else []
+        if payloads is None:
+            events = short.feed(data, float(step))  # type: ignore[assignment]
+        else:
+            was_short += 1
+        assert events == long.feed(data, float(step))
+        assert short.pending_since == long.pending_since and short.is_closed == long.is_closed
+        end = b"{}" if not short.is_closed else b""
+        assert short.send([end]) == long.send([end])
+        if short.is_closed:
+            break
+    assert was_short > 0

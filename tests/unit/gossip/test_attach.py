@@ -153,12 +153,11 @@ def test_a_state_of_an_older_era_is_void(mesh: Mesh) -> None:
 def test_a_state_of_an_era_that_is_not_known_yet_waits(mesh: Mesh) -> None:
     mesh.die("n3", 30001)
     worker = ModelWorker(1, 500, "ipc://x", mesh.now)
-    mesh.employ("n3", worker)
-    mesh.local("n3", worker.identity, replace(worker.hello(), era=2, attempt=2))
+    mesh.local("n3", worker.identity, replace(worker.hello(), era=2))
     mesh.run(0.5)
     role = mesh.role("n3", worker.identity)
-    assert not heard(mesh, "n3", worker, Rebase) and not worker.ended
-    assert role.era == 1
+    assert (role.era, role.attached) == (1, False)
+    assert not heard(mesh, "n3", worker, Rebase) and not heard(mesh, "n3", worker, Deliver)
 
 
 def test_a_state_that_the_log_has_gone_past_is_void() -> None:

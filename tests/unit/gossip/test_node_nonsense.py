@@ -19,7 +19,6 @@ from connserver.messages import (
     GetBarrier,
     GetRecords,
     GroupPosition,
-    Heartbeat,
     Introduction,
     ProcessRecord,
     ProcessTable,

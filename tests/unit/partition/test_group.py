@@ -189,14 +189,27 @@ def test_a_rebind_after_a_restart_keeps_the_session_and_an_unknown_one_is_closed
     assert [event["code"] for event in shards.events(2)] == [CLOSE_EXPIRED]
 
 
-def test_a_session_that_was_not_archived_is_begun_again_for_its_user() -> None:
-    shards = empty()
-    shards.home[1] = 0
-    body = {"resume": "00000000000000ff.x", "rebind": True, "user": user_in(0), "roles": ["player"]}
-    shards.send(1, RequestKind.RESUME, body)
-    bound = shards.events(1)
-    assert bound[0]["user"] == user_in(0) and bound[0]["roles"] == ["player"]
-    assert shards.call(1, "ping")["status"] == 0
+def test_a_resume_that_another_worker_gets_again_replays_nothing_twice() -> None:
+    shards, alice, _ = two_in_a_room()
+    token = shards.login(1, alice)["resume"]
+    shards.send(1, RequestKind.GONE, None)
+    for number in (2, 3):
+        shards.call(2, "room.send", room="lobby", text=str(number), id=number)
+    shards.home[7] = shards.home[1]
+    body = {
+        "resume": token,
+        "n": 0,
+        "rooms": [{"room": "lobby", "seq": 0}],
+        "message": {"msg": "session.resume", "id": 1},
+    }
+    assert shards.send(7, RequestKind.RESUME, body, 1)[-1]["status"] == 0
+    assert [event["seq"] for event in shards.events(7) if event.get("msg") == "room.message"] == [1, 2]
+    shards.reload(shards.home[1])
+    assert shards.send(7, RequestKind.RESUME, body, 1) == [], "the first worker's answer is on its way"
+    assert shards.events(7) == []
+    fresh = {**body, "resume": token, "rooms": [{"room": "lobby", "seq": 1}]}
+    assert shards.send(7, RequestKind.RESUME, fresh, 2)[-1]["status"] == 0, "another request is no repeat"
+    assert [event["seq"] for event in shards.events(7) if event.get("msg") == "room.message"] == [2]
 
 
 def test_a_lost_session_expires_and_leaves_its_rooms() -> None:

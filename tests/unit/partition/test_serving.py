@@ -320,6 +320,8 @@ def test_whoever_executed_more_than_is_safe_ends_ahead(primary: Primary) -> None
 
 def test_after_the_grant_nothing_happens_any_more(primary: Primary) -> None:
     primary.call("count.new", id=1)
+    primary.loop.run()
+    primary.serving.when_active(lambda: primary.group.gateway_gone(70, 1.0))
     primary.serving.stop()
     said = len(primary.log.submits), len(primary.taken())
     primary.serving.when_active(lambda: pytest.fail("it ran"))
