@@ -24,6 +24,7 @@ from connserver.limits import GOSSIP_MESSAGE_BYTES, WIRE_MESSAGE_BYTES
 from connserver.messages import Forwarded, GroupPosition, Routes
 from connserver.process import Lifeline, ProcessOptions
 from connserver.sockets import Sent
+from connserver.storage.embedded import embedded_dsn
 from gossip.death_watch import DeathWatch
 from gossip.effects import (
     Effect,
@@ -40,6 +41,7 @@ from gossip.effects import (
     UnwatchProcess,
     WatchProcess,
 )
+from gossip.eras import ArchiveEras
 from gossip.folder import Damaged, NodeFolder
 from gossip.links import PeerLinks
 from gossip.log_shell import LOG_TOPIC, LogShell
@@ -119,8 +121,9 @@ class Daemon:
         loop.set_exception_handler(self._broken)
         places, node = options.places, options.node
         beginning = _beginning(options.config, node, folder, timing or Timing())
-        self._node = GossipNode(beginning, _metrics, loop.time())
+        self._eras = ArchiveEras(loop, lambda: options.storage_dsn or embedded_dsn(places.storage_dir))
         self._logs = LogShell(loop, node, beginning.boot, folder.path, options.config.replication, self)
+        self._node = GossipNode(beginning, _metrics, self._logs, self._eras.look, loop.time())
         self._node.disk_problems = self._logs.problems
         self._measure()
         self._deaths = DeathWatch(loop, self._process_died)
@@ -156,6 +159,7 @@ class Daemon:
     def close(self) -> None:
         """Let go of everything."""
         self._logs.close(clean=not self._failed)
+        self._eras.close()
         if self._links is not None:
             self._links.close()
         self._local.close()
@@ -217,6 +221,7 @@ class Daemon:
 
     def positioned(self, rows: list[GroupPosition], urgent: bool) -> None:
         """Where this node's replicas stand."""
+        self._eras.positioned(rows)
         self._perform(self._node.positioned(rows, self._loop.time(), urgent=urgent))
 
     def accepts(self, peer: str) -> bool:

@@ -23,7 +23,15 @@ from connserver.messages import (
     Routes,
     WorkerReport,
 )
-from gossip.administration import Administration, AdminOutcome, Answer, Arguments, Origin, ToWorker
+from gossip.administration import (
+    Administration,
+    AdminOutcome,
+    Answer,
+    Arguments,
+    Orders,
+    Origin,
+    ToWorker,
+)
 from gossip.alerts import WARNING, Alert
 from gossip.effects import Effect, Gone, Hired, Note, SendLocal, SendPeer, UnwatchProcess, WatchProcess
 from gossip.peering import Identity
@@ -59,13 +67,16 @@ class LocalDesk:
         boot: int,
         routes: Callable[[], Routes],
         answers: Mapping[str, tuple[frozenset[str], Callable[[Arguments, float], Any]]],
+        orders: Orders,
     ) -> None:
         self.workers = Workers(identity.node, boot)
         self.reporters = Reporters(identity.names)
         self.changed = self.stale = False
         self._identity = identity
         self._routes = routes
-        self._administration = Administration(identity.groups, lambda: routes().entries, answers)
+        self._administration = Administration(
+            identity.groups, lambda: routes().entries, answers, identity.node, orders
+        )
         self._placed: frozenset[int] | None = None
         self._effects: list[Effect] = []
         self._noted: list[Alert] = []
@@ -123,7 +134,7 @@ class LocalDesk:
     def not_sent(self, message: Any) -> None:
         """A message given to the shell could not be sent now."""
         if isinstance(message, AdminRequest | Forward):
-            error = "the worker cannot be reached now: see `cs-cluster status`; nothing was changed"
+            error = "who has to do it cannot be reached now: see `cs-cluster status`; nothing was changed"
             self._administer(self._administration.failed(message.number, error))
 
     def process_died(self, pid: int) -> None:

@@ -22,6 +22,7 @@ from connserver.errors import WireError
 from connserver.messages import Attach, GroupPosition
 from connserver.running import NoteReader, Source, note_path
 from gossip.hangs import LOOK_S, Hangs
+from gossip.replica import ReplicaStatus
 from gossip.replica_state import Timing
 from gossip.replication import Granted, Positioned, PublishLog, Replication, SendLog, Tell, WriteLog
 from gossip.wal_files import WalFiles, WalThread, kernel_boot_id
@@ -158,6 +159,16 @@ class LogShell:
     def resign(self, group: int, target: str | None) -> str:
         """Begin a planned handoff; returns why not, or ""."""
         refusal = self.machine.resign(group, target, self._loop.time())
+        self._mark()
+        return refusal
+
+    def holds(self, group: int) -> ReplicaStatus | None:
+        """What the replica of a group holds; None: there is none here."""
+        return self.machine.holds(group)
+
+    def begin_era(self, group: int, base: int | None, above: tuple[int, int]) -> str:
+        """Begin a new history of a group here; returns why not, or ""."""
+        refusal = self.machine.begin_era(group, base, above, self._loop.time())
         self._mark()
         return refusal
 

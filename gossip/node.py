@@ -37,6 +37,7 @@ from gossip.effects import Effect, KeepIncarnation, KeepPlacement, Note, Place, 
 from gossip.local import LocalDesk
 from gossip.membership import Changed, Membership, MustRaise, Outcome, State, Timing
 from gossip.node_records import OwnRecord, RecordBook
+from gossip.orders import Log, orders
 from gossip.peering import Identity, Peering
 from gossip.picture import Picture
 from gossip.placement import Placement
@@ -68,7 +69,14 @@ class Beginning:
 class GossipNode:
     """All of a gossip process but its sockets, files, clock and log."""
 
-    def __init__(self, beginning: Beginning, metrics: Callable[[], str], now: float) -> None:
+    def __init__(
+        self,
+        beginning: Beginning,
+        metrics: Callable[[], str],
+        log: Log,
+        archive: Callable[[int], dict[str, Any]],
+        now: float,
+    ) -> None:
         identity = self.identity = beginning.identity
         timing = beginning.timing
         self.membership = Membership(identity.node, identity.peers, beginning.incarnation, timing, now)
@@ -78,7 +86,11 @@ class GossipNode:
         self._own = OwnRecord(identity.node, beginning.incarnation, now)
         self.board = Board(self._picture(), wall_ms=beginning.wall_ms, now=now)
         self.desk = LocalDesk(
-            identity, beginning.boot, lambda: self.board.routes, self.board.answers(metrics)
+            identity,
+            beginning.boot,
+            lambda: self.board.routes,
+            self.board.answers(metrics),
+            orders(identity.node, lambda: self.board.picture, log, archive),
         )
         self._positions: list[GroupPosition] = []
         self._placed: frozenset[int] | None = None

@@ -38,7 +38,7 @@ from connserver.messages import (
 from connserver.running import Source
 from gossip import protocol
 from gossip.records import DurableNode
-from gossip.replica import Replica
+from gossip.replica import Replica, ReplicaStatus
 from gossip.replica_set import ReplicaSet
 from gossip.replica_state import Timing
 from gossip.workers import is_repeat
@@ -264,6 +264,16 @@ class Replication:
         if group not in self.set.replicas:
             return f"group {group} has no replica on {self.set.node}"
         return self.set.resign(GroupId(group), target, now)
+
+    def begin_era(self, group: int, base: int | None, above: tuple[int, int], now: float) -> str:
+        """`recover`: begin a new history of a group here; returns why not, or ""."""
+        if group not in self.set.replicas:
+            return f"group {group} has no replica on {self.set.node}"
+        return self.set.begin_era(GroupId(group), now, base, above)
+
+    def holds(self, group: int) -> ReplicaStatus | None:
+        """What the replica of a group holds; None: there is none here."""
+        return self.set.status(GroupId(group)) if group in self.set.replicas else None
 
     # --- effects --------------------------------------------------------------------------------------
 

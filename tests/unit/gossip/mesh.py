@@ -34,7 +34,7 @@ from gossip.peering import Identity
 from gossip.records import Boot, replay
 from gossip.replication import LOG_MESSAGES, Granted, Positioned, PublishLog, Replication, SendLog, WriteLog
 from gossip.wire import Decoder, Encoder
-from tests.unit.gossip.mesh_host import Host
+from tests.unit.gossip.mesh_host import Host, Reach
 from tests.unit.gossip.model_worker import ModelWorker
 
 WALL_MS = 1_700_000_000_000
@@ -57,6 +57,8 @@ class Mesh:
         self.log_timing = replica_state.Timing()
         self._sent: deque[tuple[str, Any, str, Any]] = deque()
         self._boots = self._steps = 0
+        self.archive: dict[str, Any] = {"state": "known", "era": 1, "view": 0, "op": 0}
+        """Where the archive of every group stands, as ArchiveEras tells it."""
 
     # --- processes --------------------------------------------------------------------------------
 
@@ -79,7 +81,8 @@ class Mesh:
                 wall_ms=WALL_MS,
                 timing=self.timing,
             )
-            host.node = GossipNode(beginning, lambda: "metrics", self.now)
+            log = Reach(host, lambda: self.now)
+            host.node = GossipNode(beginning, lambda: "metrics", log, lambda group: self.archive, self.now)
             restored = replay(host.disk.records)
             host.disk.records.append(Boot("boot", False))
             host.encoder, host.decoder = Encoder(name), Decoder()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from gossip.effects import Note
 from gossip.node import GossipNode
 from gossip.placement import Placement
 from gossip.records import Record
+from gossip.replica import ReplicaStatus
 from gossip.replication import Replication
 from gossip.wire import Decoder, Encoder
 from tests.unit.gossip.model_worker import ModelWorker
@@ -71,3 +73,23 @@ class Host:
         """The running logs."""
         assert self.logs is not None
         return self.logs
+
+
+@dataclass
+class Reach:
+    """A host's logs as its administration reaches them (see orders.Log)."""
+
+    host: Host
+    now: Callable[[], float]
+
+    def holds(self, group: int) -> ReplicaStatus | None:
+        """What is held of a group."""
+        return self.host.log.holds(group)
+
+    def resign(self, group: int, target: str | None) -> str:
+        """Begin a handoff."""
+        return self.host.log.resign(group, target, self.now())
+
+    def begin_era(self, group: int, base: int | None, above: tuple[int, int]) -> str:
+        """Begin a new era."""
+        return self.host.log.begin_era(group, base, above, self.now())

@@ -170,7 +170,7 @@ def test_an_era_cannot_begin_from_nothing() -> None:
 @pytest.mark.parametrize("base", [None, 1])
 def test_a_crash_while_an_era_forms_delays_only(victim: str, base: int | None) -> None:
     """Begun on disk it goes on after a restart of anybody."""
-    for pause in range(0, 200, 10):
+    for pause in range(0, 200, 20):
         stage = two_disks_lost()
         stage.submit("n1", "b")
         assert stage.begin_era("n1", base) == ""
