@@ -125,6 +125,7 @@ def test_while_it_cannot_begin_it_is_answered_with_the_heartbeat_only() -> None:
     roles = heard(mesh, "n1", worker, Role)
     assert not any(role.attached or role.grant for role in roles)
     assert 35 <= len(roles) <= 45, "every 250 ms"
+    mesh.muted.add(worker.identity)
     mesh.start("n3")
     mesh.run(1.0)
     assert mesh.role("n1", worker.identity).attached and worker.grant
@@ -200,6 +201,18 @@ def test_a_snapshot_newer_than_what_is_known_here_to_be_committed_waits_for_it(m
     assert worker.grant and worker.applied == 11
 
 
+def test_a_snapshot_that_the_log_has_never_come_to_is_not_served(mesh: Mesh) -> None:
+    mesh.submit("n2", 1, b"a")
+    mesh.run(0.1)
+    for index, name in enumerate(mesh.names):
+        mesh.die(name, 10_001 + 10_000 * index)
+    mesh.local("n2", b"worker:1:500", Attach(1, 500, "ipc://x", 1, 1, 50, 0))
+    mesh.run(1.0)
+    role = mesh.role("n2", b"worker:1:500")
+    assert (role.attached, role.grant) == (True, 0)
+    assert "the archive is ahead of the log" in mesh.hosts["n2"].log.set.status(GroupId(1)).problem
+
+
 def test_only_the_process_that_counts_is_listened_to(mesh: Mesh) -> None:
     primary = mesh.worker("n2", 1)
     host = mesh.hosts["n2"]
@@ -244,6 +257,26 @@ def test_positions_of_all_replicas_are_in_every_nodes_record(mesh: Mesh) -> None
         row = rows[1]
         assert (row.era, row.view, row.status, row.head, row.commit) == (1, 0, "normal", 2, 2)
         assert row.ready and row.problem == ""
+
+
+def test_whether_a_worker_could_take_over_is_shown_at_once(mesh: Mesh) -> None:
+    def ready() -> bool:
+        return mesh.hosts["n3"].machine._own.record.positions[1].ready
+
+    mesh.die("n3", 30001)
+    mesh.run(0.13)
+    assert not ready()
+    mesh.attach("n3", 1, 500)
+    assert ready()
+
+
+def test_a_view_that_is_only_joined_moves_no_route(mesh: Mesh) -> None:
+    mesh.cuts = {(name, other) for name in mesh.names for other in mesh.names}
+    mesh.hosts["n3"].log.set.replicas[GroupId(1)].leave_for(4)
+    mesh.run(0.15)
+    row = mesh.hosts["n3"].machine._own.record.positions[1]
+    assert (row.status, row.view) == ("view_change", 0)
+    assert mesh.route("n3", 1).view == 0
 
 
 def test_a_disk_that_was_lost_is_recovered_and_shown_meanwhile(mesh: Mesh) -> None:
