@@ -47,6 +47,9 @@ class Timing:
     tick_ms: int = 10
     handoff_ms: int = 2_000
     """A planned handoff that takes longer than this is called off."""
+    first_worker_ms: int = 2_000
+    """The primary of a group's first view waits so long for its worker before it passes primacy on: in a
+    cluster that starts, groups should not be led by whoever was fastest."""
     pass_backoff_most_ms: int = 5_000
     """A primary without a worker passes primacy on; when that goes in circles, more and more slowly."""
     tail_entries: int = 4_096

@@ -267,7 +267,8 @@ class WorkerSide(ReplicaState):
 
     def back_off(self) -> None:
         """Primacy came without a worker here: wait before passing it on, longer each time."""
-        self.pass_at = self.now + self.pass_backoff
+        first = self.host.timing.first_worker_ms / 1000 if self.view == 0 else 0.0
+        self.pass_at = self.now + max(self.pass_backoff, first)
         most = self.host.timing.pass_backoff_most_ms / 1000
         self.pass_backoff = min(self.pass_backoff * 2, most)
 

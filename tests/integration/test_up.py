@@ -29,6 +29,7 @@ STATUS_KEYS = {
         "replicas",
         "commit",
         "archived",
+        "members",
     },
 }
 

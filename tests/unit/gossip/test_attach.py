@@ -90,6 +90,19 @@ def test_a_higher_attempt_begins_anew_with_another_grant(mesh: Mesh) -> None:
     assert mesh.role("n2", worker.identity).grant not in (0, grant)
 
 
+@pytest.mark.parametrize("endpoint", ["ipc://other", ""])
+def test_the_same_process_that_starts_over_is_attached_anew(mesh: Mesh, endpoint: str) -> None:
+    worker = mesh.worker("n2", 1)
+    worker.ended = "it is another program now"
+    second = Attach(1, 20001, worker.endpoint, 2, 1, 0, 0)
+    mesh.local("n2", worker.identity, second)
+    mesh.run(0.05)
+    grant = mesh.role("n2", worker.identity).grant
+    mesh.local("n2", worker.identity, replace(second, attempt=1, endpoint=endpoint or worker.endpoint))
+    mesh.run(0.05)
+    assert mesh.role("n2", worker.identity).grant not in (0, grant)
+
+
 def test_a_lost_attach_is_repeated_until_it_arrives(mesh: Mesh) -> None:
     mesh.die("n2", 20001)
     mesh.run(0.3)

@@ -106,7 +106,7 @@ def test_a_change_reaches_all_nodes_without_waiting_for_a_heartbeat(mesh: Mesh) 
     mesh.kill("n1")
     mesh.run(2.0)
     mesh.start("n1")
-    mesh.run(1.0)  # group 1: its other replicas have no worker
+    mesh.run(3.0)  # group 1: its other replicas have no worker
     assert mesh.route("n1", 1).state == "ready"
     mesh.now += 0.05
     mesh.die("n2", 20001)
@@ -206,7 +206,7 @@ def test_a_node_that_comes_back_catches_up_and_is_next_in_line(mesh: Mesh) -> No
     mesh.kill("n3")
     mesh.kill("n1")
     mesh.start("n1")
-    mesh.run(1.0)
+    mesh.run(3.0)
     entry = mesh.route("n2", 1)
     assert (entry.state, entry.node) == ("ready", "n2") and entry.endpoint.endswith("-999")
 

@@ -99,7 +99,7 @@ def test_a_corrected_file_is_accepted_after_a_restart() -> None:
     assert mesh.states("n1")["n3"] == "dead", "refused ends when it is silent"
     host.digest = right
     mesh.start("n3")
-    mesh.run(1.0)
+    mesh.run(3.0)
     assert mesh.states("n1")["n3"] == "alive"
     assert mesh.alerts("n1") == []
 
@@ -159,7 +159,7 @@ def test_two_of_three_wait_for_the_third_and_then_place_the_groups() -> None:
     assert mesh.route_states("n1") == ["starting"] * 4
     assert "for the first time: node n3 is dead" in mesh.route("n1", 0).reason
     mesh.start("n3")
-    mesh.run(1.0)
+    mesh.run(3.0)
     assert mesh.hosts["n3"].disk.placement == mesh.hosts["n1"].disk.placement
     assert mesh.route_states("n3") == ["ready"] * 4, "the workers of the two wait and then begin"
 
@@ -225,6 +225,23 @@ def test_a_node_with_another_placement_serves_nothing_and_the_others_go_on(mesh:
     mesh.run(2.0)
     reason = mesh.route("n1", 2).reason
     assert "node n2 is dead" in reason and "n3 serves nothing: its placement differs" in reason
+
+
+def test_one_that_finds_out_later_that_its_placement_differs_gets_no_grant(mesh: Mesh) -> None:
+    for name in mesh.names:
+        mesh.kill(name)
+    mesh.hosts["n3"].disk.placement = compute("demo", ("n3", "n1", "n2"), 4)
+    mesh.start("n3")
+    mesh.attach_all()  # nobody contradicts it yet, so its workers begin
+    mesh.run(0.3)
+    mesh.start("n1", "n2")
+    mesh.run(3.0)
+    assert "its placement differs" in mesh.hosts["n1"].machine.book.records["n3"].refusal
+    assert not any(worker.grant for worker in mesh.hosts["n3"].workers.values())
+    mesh.attach_all()
+    mesh.run(3.0)
+    assert mesh.route_states("n1") == ["ready"] * 4
+    assert not any(worker.grant for worker in mesh.hosts["n3"].workers.values())
 
 
 def test_a_changed_number_of_groups_serves_nothing_until_it_is_put_back(mesh: Mesh) -> None:

@@ -209,8 +209,9 @@ def test_a_problem_of_one_replica_stops_nobody() -> None:
 
 def test_the_problem_of_a_node_that_is_away_is_not_the_reason() -> None:
     odd = [position(status="recovering", problem="its disk is mixed up")]
-    entry = second(record("n3", positions=odd), record("n2", worker(1, 44)), states={"n3": "dead"})
-    assert entry.state == "ready"
+    coming = [position(status="recovering")]
+    rows = [record("n3", positions=odd), record("n1", positions=coming), record("n2", worker(1, 44))]
+    assert second(*rows, states={"n3": "dead"}).state == "ready"
 
 
 def test_a_group_that_was_never_open_names_the_node_it_waits_for() -> None:
