@@ -13,7 +13,7 @@ from __future__ import annotations
 from math import inf
 from typing import Final, TypeAlias
 
-from connserver.encodings import Encoding, decode
+from connserver.encodings import Encoding
 from connserver.errors import ClientError
 from connserver.messages import RequestKind
 from connserver.model import Message, pack
@@ -33,6 +33,7 @@ from gateway.effects import (
 )
 from gateway.entrance import Greeted, Rules, enter
 from gateway.framing import Close, Refuse, Send
+from gateway.reading import read_message
 from gateway.states import TRANSITIONS, Home, State
 
 FRAMES_PER_TURN: Final = 64
@@ -231,7 +232,7 @@ class Session:
             index += 1
             size += len(payload)
             try:
-                message = decode(encoding, payload, limits)
+                message = read_message(encoding, payload, limits)
             except ClientError as error:
                 in_flight += self._refuse(error, in_flight < bound)
                 continue
@@ -262,7 +263,7 @@ class Session:
         """A message before login; returns how many requests are in flight because of it."""
         assert self.encoding is not None
         try:
-            message = decode(self.encoding, payload, rules.limits)
+            message = read_message(self.encoding, payload, rules.limits)
         except ClientError as error:
             return self._refuse(error, True)
         return self._before_login(message, rules)

@@ -204,7 +204,7 @@ def test_resume_goes_where_the_session_lives_with_numbers_that_text_encodings_la
         "n": 17,
         "rooms": [{"room": "lobby", "seq": 250}],
         "encoding": int(Encoding.CLASSIC),
-        "message": {"msg": "session.resume", "id": "4"},
+        "message": {"msg": "session.resume", "id": 4},
     }
 
 
