@@ -94,17 +94,25 @@ class Kill(Fault):
 
     def strike(self, world: World) -> None:
         for name in self.victims(world):
-            pid = wait_for(name, lambda name=name: world.pid(name), AGAIN_S)
-            self._victims[name] = pid
+            self._victims[name] = _living(world, name)
         for pid in self._victims.values():
             os.kill(pid, signal.SIGKILL)
 
     def bitten(self, world: World) -> str:
         for name, pid in self._victims.items():
-            fresh = lambda name=name, pid=pid: world.pid(name) not in (0, pid)  # noqa: E731
-            if not until(name, fresh, AGAIN_S):
+            if not _replaced(world, name, pid):
                 return f"{name} ({pid}) was not replaced"
         return "" if self._victims else "nothing was killed"
+
+
+def _living(world: World, name: str) -> int:
+    """The pid of a process, as soon as it lives."""
+    return wait_for(name, lambda: world.pid(name), AGAIN_S)
+
+
+def _replaced(world: World, name: str, pid: int) -> bool:
+    """Whether another process of this name lives."""
+    return until(name, lambda: world.pid(name) not in (0, pid), AGAIN_S)
 
 
 class KillWorker(Kill):
@@ -266,7 +274,7 @@ class KillInViewChange(Kill):
 
     def strike(self, world: World) -> None:
         for name in self.victims(world):
-            self._victims[name] = wait_for(name, lambda name=name: world.pid(name), AGAIN_S)
+            self._victims[name] = _living(world, name)
         first, second = self._victims.values()
         os.kill(first, signal.SIGKILL)
         time.sleep(self._delay_s)  # the fault itself: where in the change of view the second dies
@@ -286,9 +294,8 @@ class RestartLoop(Kill):
     def strike(self, world: World) -> None:
         for _ in range(3):
             for name in self.victims(world):
-                pid = wait_for(name, lambda name=name: world.pid(name), AGAIN_S)
-                self._victims[name] = pid
-                os.kill(pid, signal.SIGKILL)
+                self._victims[name] = _living(world, name)
+                os.kill(self._victims[name], signal.SIGKILL)
             wait_for("a primary", lambda: self.target_group in world.primaries(), AGAIN_S)
 
 

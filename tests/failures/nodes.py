@@ -262,7 +262,13 @@ def new_world(
         for name in NODES:
             (state := folder / name).mkdir(mode=0o711)
             nodes[name] = Node(
-                name, network.address(name), state, file, network.inside(name), tuple(program), environment or {}
+                name,
+                network.address(name),
+                state,
+                file,
+                network.inside(name),
+                tuple(program),
+                environment or {},
             )
         world = World(folder, groups, network, database, nodes)
         stack.pop_all()

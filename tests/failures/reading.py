@@ -77,10 +77,11 @@ class Asked:
 
 @dataclass
 class Heard:
-    """Events of one client's room: (time, seq, from, k) in the order they came; `gaps` were admitted."""
+    """Events of one client's room: (time, seq, from, k) in the order they came, and gaps that were admitted
+    as (time, first missing seq, last missing seq)."""
 
     events: list[tuple[float, int, str, int]] = field(default_factory=list)
-    gaps: list[Fields] = field(default_factory=list)
+    gaps: list[tuple[float, int, int]] = field(default_factory=list)
 
 
 @dataclass
@@ -160,7 +161,7 @@ def _heard(history: History, at: float, message: Fields) -> None:
         event = (at, int(message["seq"]), str(message["from"]), int(message["k"]))
         history.heard.events.append(event)
     elif message["msg"] == "room.gap":
-        history.heard.gaps.append(message)
+        history.heard.gaps.append((at, int(message["from"]), int(message["to"])))
 
 
 def _answer(history: History, at: float, message: Fields) -> None:

@@ -1,6 +1,6 @@
 """One trial: a workload, a fault in the midst of it, and the verdict.
 
-    connect ─ ask ─ strike ─ hold ─ heal ─ everybody is served again ─ ask no more ─ all answered ─ audit ─ judge
+    connect ─ ask ─ strike ─ hold ─ heal ─ all are served again ─ ask no more ─ all answered ─ audit ─ judge
 
 Guards one rule: every step is bounded in time, and a step that does not come to its end is a verdict too.
 """
@@ -238,9 +238,9 @@ def _look(auditor: Auditor, part: Part) -> None:
         case "writer" | "reader":
             auditor.ask("count.get")
         case "appender":
-            shown = auditor.ask("list.page", number=0)
+            shown = auditor.ask("list.page", index=0)
             for number in range(1, -(-int(shown.get("value", 0)) // 128)):
-                auditor.ask("list.page", number=number)
+                auditor.ask("list.page", index=number)
         case "giver":
             auditor.ask("gift.show")
         case "ringer":

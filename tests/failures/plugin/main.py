@@ -20,7 +20,7 @@ class Tally(Object):
 class Page(Object):
     owner: Ref[Object]
     number: int
-    items: list[int] = []
+    items: list[int] = []  # noqa: RUF012
 
 
 # --- a counter ---
@@ -52,8 +52,8 @@ def append(ctx: Context, me: Tally, item: int) -> dict[str, object]:
 
 
 @plugin.method("list.page")
-def show(ctx: Context, me: Tally, number: int) -> dict[str, object]:
-    found = page(ctx, me, number).items if number * PAGE_ITEMS < me.length else []
+def show(ctx: Context, me: Tally, index: int) -> dict[str, object]:
+    found = page(ctx, me, index).items if index * PAGE_ITEMS < me.length else []
     return {"value": me.length, "items": " ".join(map(str, found))}
 
 
