@@ -17,6 +17,8 @@ import time
 from collections.abc import Iterable
 from typing import ClassVar
 
+import psutil
+
 from tests.failures.nodes import World, until
 from tests.integration.cluster import Mark, wait_for
 
@@ -39,8 +41,11 @@ class Fault:
         self.groups: frozenset[int] = frozenset()
         self.target_group = 0
 
+    def prepare(self, world: World) -> None:
+        """Choose whom it strikes, so that the strike itself takes no time."""
+
     def strike(self, world: World) -> None:
-        """Let it happen; returns at once."""
+        """Let it happen."""
         raise NotImplementedError
 
     def heal(self, world: World) -> None:
@@ -92,9 +97,10 @@ class Kill(Fault):
         """Their names."""
         raise NotImplementedError
 
+    def prepare(self, world: World) -> None:
+        self._victims = {name: _living(world, name) for name in self.victims(world)}
+
     def strike(self, world: World) -> None:
-        for name in self.victims(world):
-            self._victims[name] = _living(world, name)
         for pid in self._victims.values():
             os.kill(pid, signal.SIGKILL)
 
@@ -187,9 +193,11 @@ class KillNode(Fault):
         """The node."""
         return self.primary(world)
 
-    def strike(self, world: World) -> None:
+    def prepare(self, world: World) -> None:
         self._node = self.choose(world)
         self._dead = world.nodes[self._node].everyone()
+
+    def strike(self, world: World) -> None:
         for mark in self._dead:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(mark.pid, signal.SIGKILL)
@@ -245,10 +253,12 @@ class KillAll(Fault):
         super().__init__()
         self._dead: list[Mark] = []
 
-    def strike(self, world: World) -> None:
+    def prepare(self, world: World) -> None:
         self.groups = frozenset(range(world.groups))
         self._dead = [mark for node in world.nodes.values() for mark in node.everyone()]
-        world.kill_all()
+
+    def strike(self, world: World) -> None:
+        world.kill_all(self._dead)
 
     def heal(self, world: World) -> None:
         world.up()
@@ -273,8 +283,6 @@ class KillInViewChange(Kill):
         return [f"g-{leader}", f"g-{other}"]
 
     def strike(self, world: World) -> None:
-        for name in self.victims(world):
-            self._victims[name] = _living(world, name)
         first, second = self._victims.values()
         os.kill(first, signal.SIGKILL)
         time.sleep(self._delay_s)  # the fault itself: where in the change of view the second dies
@@ -292,11 +300,11 @@ class RestartLoop(Kill):
         return [f"w-{node}-{self.target_group}"]
 
     def strike(self, world: World) -> None:
-        for _ in range(3):
-            for name in self.victims(world):
-                self._victims[name] = _living(world, name)
-                os.kill(self._victims[name], signal.SIGKILL)
-            wait_for("a primary", lambda: self.target_group in world.primaries(), AGAIN_S)
+        for turn in range(3):
+            if turn:
+                wait_for("a primary", lambda: self.target_group in world.primaries(), AGAIN_S)
+                self.prepare(world)
+            super().strike(world)
 
 
 # --- SIGSTOP -----------------------------------------------------------------------------------------
@@ -315,10 +323,13 @@ class Stop(Fault):
         """Whom to stop."""
         raise NotImplementedError
 
-    def strike(self, world: World) -> None:
+    def prepare(self, world: World) -> None:
         self._stopped = self.marks(world)
+
+    def strike(self, world: World) -> None:
         for mark in self._stopped:
-            os.kill(mark.pid, signal.SIGSTOP)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(mark.pid, signal.SIGSTOP)
         self._were_stopped = bool(self._stopped) and all(_is_stopped(mark) for mark in self._stopped)
 
     def heal(self, world: World) -> None:
@@ -395,8 +406,6 @@ class StopGateway(Stop):
 
 
 def _marks(world: World, *names: str) -> list[Mark]:
-    import psutil
-
     return [Mark.of(psutil.Process(world.pid(name))) for name in names]
 
 
@@ -415,6 +424,7 @@ class ShortStops(Stop):
 
     def strike(self, world: World) -> None:
         for length_s in self._lengths_s:
+            self.prepare(world)
             super().strike(world)
             time.sleep(length_s)  # the fault itself
             super().heal(world)

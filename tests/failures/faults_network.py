@@ -31,8 +31,10 @@ class Cut(Fault):
         """(from, to) each."""
         raise NotImplementedError
 
-    def strike(self, world: World) -> None:
+    def prepare(self, world: World) -> None:
         self._ways = list(self.ways(world))
+
+    def strike(self, world: World) -> None:
         for source, target in self._ways:
             world.network.cut(source, target)
         self._was_cut = all(world.network.is_cut(*way) for way in self._ways)
@@ -139,7 +141,7 @@ class Flapping(Isolate):
         self._each_s = each_s
 
     def strike(self, world: World) -> None:
-        ways = list(self.ways(world))
+        ways = self._ways
         for turn in range(self._times):
             for way in ways:
                 world.network.cut(*way)
@@ -149,4 +151,3 @@ class Flapping(Isolate):
                 for way in ways:
                     world.network.mend(*way)
                 time.sleep(self._each_s)
-        self._ways = ways

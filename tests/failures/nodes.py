@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -16,8 +17,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,6 +37,8 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 HERE: Final = Path(__file__).resolve().parent
 NODES: Final = ("n1", "n2", "n3")
 GATEWAY_PORT: Final = 9_000
+DEATH_WINDOW_S: Final = 60.0
+_DEATH: Final = re.compile(r"^time=(\S+) .*event=process\.died name=(\S+)", re.MULTILINE)
 START_S: Final = 60.0
 
 CONFIGURATION: Final = """
@@ -140,6 +145,15 @@ class Node:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(mark.pid, signal.SIGKILL)
 
+    def deaths(self) -> Counter[str]:
+        """How often each process died in the last minute, as the living supervisor counts."""
+        if self.process is None:
+            return Counter()
+        log = self.state / "failures" / "log" / "supervisor.log"
+        since = max(time.time() - DEATH_WINDOW_S, psutil.Process(self.process.pid).create_time())
+        rows = _DEATH.findall(log.read_text(errors="replace"))
+        return Counter(name for at, name in rows if datetime.fromisoformat(at).timestamp() >= since)
+
     @contextlib.contextmanager
     def admin(self) -> Iterator[Admin]:
         """What commands on this node speak through."""
@@ -211,9 +225,15 @@ class World:
         """The living process of this name, such as `w-n1-0`; 0 while there is none."""
         return self.nodes[name.split("-")[1]].pids().get(name, 0)
 
-    def kill_all(self) -> None:
-        """SIGKILL of every process of every node at once, supervisors first; nothing of them is left."""
-        everyone = [mark for node in self.nodes.values() for mark in node.everyone()]
+    def rest(self, deaths: int = 2) -> None:
+        """Wait until no process has died more often in the last minute: at five it would be left down."""
+        wait_for("a quiet minute", lambda: self._most_deaths() <= deaths, DEATH_WINDOW_S + 5)
+
+    def _most_deaths(self) -> int:
+        return max((count for node in self.nodes.values() for count in node.deaths().values()), default=0)
+
+    def kill_all(self, everyone: list[Mark]) -> None:
+        """SIGKILL of these, all that live on all nodes; nothing of them is left."""
         for mark in everyone:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(mark.pid, signal.SIGKILL)

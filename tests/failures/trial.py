@@ -12,7 +12,9 @@ import statistics
 import time
 from dataclasses import dataclass, field
 from itertools import pairwise
+from math import inf
 from pathlib import Path
+from random import Random
 from typing import Any, Final
 
 from tests.failures import workloads
@@ -20,7 +22,7 @@ from tests.failures.faults import Fault
 from tests.failures.judge import Demand, Verdict, judge
 from tests.failures.load import Load
 from tests.failures.nodes import World, until
-from tests.failures.reading import notes, read
+from tests.failures.reading import History, notes, read
 from tests.failures.transcript import OPENED, RECEIVED, SENT, Part, Transcript
 from tests.failures.wire import JSON, Cutter, Fields, frame
 from tests.failures.workloads import AUDITOR
@@ -31,6 +33,8 @@ SERVED_S: Final = 25.0
 DRAIN_S: Final = 20.0
 ANSWER_S: Final = 10.0
 SETTLE_S: Final = 1.0
+STRIKE_SPREAD_S: Final = 0.25
+"""A fault strikes anywhere between two waves and between two archivings."""
 
 
 @dataclass
@@ -88,16 +92,18 @@ def run(
     """Carry a trial out on a world that is up. `tag` makes users and rooms of its own."""
     parts = workloads.cast(workload, tag, world.groups)
     load = Load(world.gateways, parts, seed=seed, period_s=period_s, stall_s=stall_s)
+    random = Random(seed)
     result = Result(workload, fault.name, Verdict())
     views = world.views()
+    fault.prepare(world)
     load.start()
     try:
-        _carry_out(world, load, fault, result, before_s, after_s)
+        _carry_out(world, load, fault, result, before_s + random.uniform(0, STRIKE_SPREAD_S), after_s)
     finally:
         transcript = load.close()
     result.bite = fault.bitten(world)
     result.failovers = _risen(views, world.views())
-    _audit(world, transcript)
+    audit(world, transcript)
     late = result.verdict
     result.verdict = judge(transcript, demand)
     for kind, count in late.found.items():
@@ -122,7 +128,7 @@ def _carry_out(
     fault.heal(world)
     healed = time.monotonic()
     load.transcript.note(healed, f"healed {fault.name}")
-    if not until("service", lambda: _served(load, healed), SERVED_S):
+    if not served(load, healed, SERVED_S):
         late.accuse("weak", f"not everybody was served within {SERVED_S:g} s after healing")
     time.sleep(after_s)
     load.ask_no_more()
@@ -132,9 +138,10 @@ def _carry_out(
     time.sleep(SETTLE_S)  # what comes now would be too much: doubled events, late bells
 
 
-def _served(load: Load, since: float) -> bool:
-    """Whether every client was answered something that it asked after this."""
-    return all(client.is_ready and client.answered_after(since) for client in load.clients)
+def served(load: Load, since: float, timeout_s: float) -> bool:
+    """Wait until every client was answered something that it asked after this; whether that came in time."""
+    clients = load.clients
+    return until("service", lambda: all(client.answered_after(since) for client in clients), timeout_s)
 
 
 def _risen(before: dict[int, int], after: dict[int, int]) -> int:
@@ -144,14 +151,15 @@ def _risen(before: dict[int, int], after: dict[int, int]) -> int:
 def pauses_ms(transcript: Transcript, groups: frozenset[int]) -> list[float]:
     """The longest time without an answer of each client at home in these groups, from the strike on."""
     struck = min((at for at, text in notes(transcript) if text.startswith("strike")), default=0.0)
-    found = []
-    for history in read(transcript):
-        if history.part.role == AUDITOR or (groups and history.part.group not in groups):
-            continue
-        times = history.ack_times()
-        gaps = [later - max(earlier, struck) for earlier, later in pairwise(times) if later > struck]
-        found.append(1000 * max(gaps, default=0.0))
-    return found
+    histories = [history for history in read(transcript) if history.part.role != AUDITOR]
+    chosen = [history for history in histories if not groups or history.part.group in groups]
+    return [1000 * longest_gap_s(history, struck) for history in chosen]
+
+
+def longest_gap_s(history: History, since: float, until_: float = inf) -> float:
+    """The longest time in this span in which a client was answered nothing as done."""
+    times = [since, *(at for at in history.ack_times() if since < at < until_)]
+    return max((later - earlier for earlier, later in pairwise(times)), default=0.0)
 
 
 # --- reading everything back ---------------------------------------------------------------------------
@@ -217,7 +225,7 @@ class Auditor:
         self._transcript.add(time.monotonic(), self._part.number, 1, what, data)
 
 
-def _audit(world: World, transcript: Transcript) -> None:
+def audit(world: World, transcript: Transcript) -> None:
     """Ask for everything that the clients' roles have made; what cannot be asked is the judge's to say."""
     seen: set[tuple[str, str]] = set()
     for part in list(transcript.parts):
