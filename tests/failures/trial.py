@@ -88,9 +88,10 @@ def run(
     demand: Demand | None = None,
     period_s: float = 0.06,
     stall_s: float = 2.0,
+    encodings: tuple[str, ...] = (JSON,),
 ) -> Result:
     """Carry a trial out on a world that is up. `tag` makes users and rooms of its own."""
-    parts = workloads.cast(workload, tag, world.groups)
+    parts = workloads.cast(workload, tag, world.groups, encodings)
     load = Load(world.gateways, parts, seed=seed, period_s=period_s, stall_s=stall_s)
     random = Random(seed)
     result = Result(workload, fault.name, Verdict())

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from connserver.ids import group_of, named_id, partition_of
 from tests.failures.transcript import Part
-from tests.failures.wire import CLASSIC, JSON
+from tests.failures.wire import JSON
 
 Request = dict[str, Any]
 
@@ -129,10 +129,17 @@ WORKLOADS: Final = {
 }
 
 
-def cast(workload: str, tag: str, groups: int) -> list[Part]:
-    """The clients of a workload; `tag` makes their users and rooms new ones. Encodings alternate."""
-    encodings = (JSON, CLASSIC)
+def cast(workload: str, tag: str, groups: int, encodings: tuple[str, ...] = (JSON,)) -> list[Part]:
+    """The clients of a workload; `tag` makes their users and rooms new ones. Encodings take turns."""
     return [
-        Part(number, user, role, encodings[number // 2 % 2], home("user", user, groups), room, others)
+        Part(
+            number,
+            user,
+            role,
+            encodings[number // 2 % len(encodings)],
+            home("user", user, groups),
+            room,
+            others,
+        )
         for number, (user, role, room, others) in enumerate(WORKLOADS[workload](tag, groups))
     ]
