@@ -90,9 +90,7 @@ RECORD_ROWS = 2_048
 RECORD_TEXT_CHARS = 2_000
 """Length of any text in a node's record; reasons and endpoints are far shorter."""
 INCARNATION_LIMIT = 1 << 40
-"""Incarnations are below this: one a second for 30,000 years, and a grant still fits 63 bits."""
-GRANTS_PER_INCARNATION = 1 << 20
-"""Grants of one incarnation; the next one then raises it."""
+"""Incarnations are below this: one a second for 30,000 years."""
 PLACEMENT_WAIT_MS = 5_000
 """How long a node without a placement waits for all others before a majority may compute it."""
 ROLE_MS = 250

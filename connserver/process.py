@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 ENTRY_MODULES: Final = {"gossip": "gossip.daemon", "worker": "partition.worker", "gateway": "gateway.server"}
 """Where each role's `main(options) -> int` lives; named only, since this package imports none of them."""
 
+START_ANEW: Final = 75
+"""Exit status: the process asks to be started again at once; that is no failure."""
+
 STATUS_REASON_CHARS: Final = 400
 """Longest reason in a status line, so that a line always fits into one atomic pipe write."""
 

@@ -343,6 +343,7 @@ class Client(Speaker):
         if effect.spoken and not self._framing.is_websocket:
             self.say(greeting.goodbye(effect.code, effect.reason))
         self.flush()
+        self.session.encoding = None  # from here on there are no words: events still on their way end here
         self._write(self._framing.close(effect.code, effect.reason))
         if self._tls is not None:
             self._tls.close()

@@ -34,7 +34,7 @@ REST_TICK_S: Final = 0.25
 """The same while nothing is: of many gateways most of the time most links are at rest."""
 
 OPENING_TICK_S: Final = 0.003
-"""The same while a worker is being connected: clients are waiting."""
+"""The same while a worker is being connected, or one has just been lost: clients are waiting."""
 
 EXPIRE_S: Final = 0.5
 """Requests of groups without a worker are looked through this often."""
@@ -137,6 +137,7 @@ class Cluster:
                     self._connect(effect)
                 case Disconnect():
                     self._disconnect(effect.group)
+                    self._tick_in(OPENING_TICK_S)
                 case Transmit():
                     port = self._ports.get(effect.group)
                     if port is not None:

@@ -6,6 +6,9 @@ tells that worker of each connection which session it holds (a *rebind*: RESUME 
 sends again, in order, what is unanswered; the worker knows what already ran. Nothing waits for ever:
 a group without a worker costs its clients a named error after UNAVAILABLE_S.
 
+Outputs follow the clients over to the new worker: each OpenStream says which outputs of the group were
+delivered last, under whichever grant, and the new stream begins with those after them.
+
 An *attempt* is one ZeroMQ connection with one pair of streams. Nothing of an earlier attempt can be
 taken for something of a later one, since each has a socket of its own.
 """
@@ -38,11 +41,13 @@ from gateway.routing import rank
 UNAVAILABLE_S: Final = 10.0
 """How long requests wait for a group without a worker: several failovers long."""
 
-OPENING_S: Final = 1.0
-"""A worker that has not opened the stream by then is tried again over a new connection."""
+OPENING_S: Final = (0.1, 1.0)
+"""A worker that has not opened the stream by then is tried again over a new connection: so long at
+first, since it may just not have known of its grant yet; doubled each time, since it may be busy."""
 
-RETRY_S: Final = 0.1
-"""Pause before a refused or broken link is tried again with the same route."""
+RETRY_S: Final = (0.01, 0.1)
+"""Pause before a refused link is tried again with the same route, doubled each time: a route may be
+known here before the worker that it names knows of its grant. A new route is tried at once."""
 
 SILENCE_S: Final = 3.0
 """A worker greets once a second; after three missing greetings it gets a new connection."""
@@ -124,9 +129,11 @@ class Link:
         "_farewells",
         "_greet_at",
         "_name",
-        "_opening_since",
+        "_open_by",
         "_out",
         "_overflowed",
+        "_received",
+        "_refused",
         "_retry_at",
         "_untold",
         "attempt",
@@ -148,7 +155,9 @@ class Link:
         self.unanswered_bytes = 0
         self._name = name
         self._boot = boot
-        self._opening_since = self._retry_at = self._greet_at = now
+        self._open_by = self._retry_at = self._greet_at = now
+        self._refused = 0  # attempts in a row with the same route that were not opened
+        self._received = 0  # the op of the outputs that were delivered last
         self._overflowed = False
         self._farewells: deque[tuple[int, int, float]] = deque()
         self._untold: deque[int] = deque()
@@ -174,6 +183,7 @@ class Link:
         known, self.route = self.route, entry
         same = known is not None and rank(known) == rank(entry) and known.endpoint == entry.endpoint
         if not same or self.state is State.CLOSED:
+            self._refused = 0
             self._close(now)
             self._open(now)
         return self._effects()
@@ -190,7 +200,8 @@ class Link:
                     self._greet_at = now + GREET_S
                 self._duplex.tick(now, greet=greet)
         elif self.state is State.OPENING:
-            if now - self._opening_since >= OPENING_S:
+            if now >= self._open_by:
+                self._refused += 1
                 self._close(now)
                 self._open(now)
         elif now >= self._retry_at:
@@ -199,8 +210,8 @@ class Link:
 
     @property
     def opening(self) -> bool:
-        """Whether the worker has yet to answer, so that ticks should be short."""
-        return self.state is State.OPENING
+        """Whether a worker is there that has yet to open the streams, so that ticks should be short."""
+        return self.state is not _OPEN and self.route is not None and self.route.state == "ready"
 
     @property
     def at_rest(self) -> bool:
@@ -216,8 +227,8 @@ class Link:
             return
         self.attempt += 1
         self.state = State.OPENING
-        self._opening_since = now
-        opening = encode(OpenStream(self._name, self._boot, self._grant))
+        self._open_by = now + _doubled(OPENING_S, self._refused)
+        opening = encode(OpenStream(self._name, self._boot, self._grant, self._received))
         self._out.append(Connect(self.group, self.attempt, self.route.endpoint, opening))
 
     def _close(self, now: float) -> None:
@@ -226,7 +237,7 @@ class Link:
         if self.state is State.OPEN:
             self.down_since = now
         self.state = State.CLOSED
-        self._retry_at = now + RETRY_S
+        self._retry_at = now + _doubled(RETRY_S, self._refused)
         self._untold.clear()
         self._batch = Batch()
         self._out.append(Disconnect(self.group))
@@ -242,8 +253,11 @@ class Link:
                 self._opened(now)
             case WrongGrant():
                 self._close(now)
+                self._refused += 1
             case Outputs() if self.state is State.OPEN:
                 if self._duplex.accept(message.number, message.acked, now):
+                    # not the greatest: in a new era of the group ops begin lower
+                    self._received = message.op
                     self._out.append(Deliver(self.group, message))
             case StreamAck() | StreamProbe() | StreamResend() if self.state is State.OPEN:
                 self._duplex.control(message, now)
@@ -253,6 +267,7 @@ class Link:
 
     def _opened(self, now: float) -> None:
         self.state = State.OPEN
+        self._refused = 0
         self._duplex = Duplex(self._grant, self._transmit, now)
         self._overflowed = False
         self._greet_at = now + GREET_S
@@ -394,3 +409,8 @@ class Link:
             assert list(line.pending) == sorted(line.pending)
             kept += sum(len(body) for _, body, _ in line.pending.values())
         assert kept == self.unanswered_bytes, (kept, self.unanswered_bytes)
+
+
+def _doubled(bounds: tuple[float, float], times: int) -> float:
+    """The first bound, doubled so many times, but not over the second."""
+    return min(bounds[0] * (1 << min(times, 8)), bounds[1])

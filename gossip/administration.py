@@ -1,7 +1,7 @@
-"""What an administrator may ask, and who answers: this process, or the primary worker of a group.
+"""What an administrator may ask, and who answers: this process, another node's, or a primary worker.
 
 Guards three rules. Every argument is checked before anything is done with it. A write is forwarded to
-one worker, once; it is not tried again, since nobody could say whether it was done twice. And what
+one process, once; it is not tried again, since nobody could say whether it was done twice. And what
 was forwarded is bounded in number and in time, so that a hung worker costs a sentence and no memory.
 Pure; times in monotonic seconds.
 """
@@ -35,7 +35,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class ToWorker:
-    """Ask the primary worker of `group`, which is on `node`, under this number."""
+    """Ask the primary worker of `group`, which is on `node`, under this number.
+
+    One of the orders (see Administration) is never for a worker of this node: only for another node's
+    gossip process, which carries it out itself.
+    """
 
     number: int
     node: str
@@ -54,6 +58,10 @@ class Origin:
 
 
 AdminOutcome = Answer | ToWorker
+Order = Callable[[int, Arguments, float], Any]
+"""What a node's own gossip process does about a group: (group, arguments, now) → the result."""
+Orders = Mapping[str, tuple[frozenset[str], Order]]
+"""By command, with the arguments each has beside `group` and `node`."""
 
 
 @dataclass(slots=True)
@@ -63,6 +71,19 @@ class _Pending:
     group: int
     deadline: float
     listing: _Listing | None = None
+    order: bool = False
+
+    @property
+    def whom(self) -> str:
+        """Who does not answer, and where to look."""
+        if self.order:
+            return f"the gossip process of {self.node}"
+        return f"the worker of group {self.group} on {self.node}"
+
+    @property
+    def log(self) -> str:
+        """The name of its log."""
+        return f"g-{self.node}" if self.order else f"w-{self.node}-{self.group}"
 
 
 @dataclass(slots=True)
@@ -79,17 +100,23 @@ class _Listing:
 
 class Administration:
     """Takes requests and the workers' answers. `routes` gives the table as it is now; `answers` are
-    the commands this process answers itself, by name, with the arguments each may have."""
+    the commands this process answers itself, by name, with the arguments each may have; `orders` are
+    what the gossip process of one certain node carries out, with the arguments beside `group` and
+    `node`: that of this `node`, or without one that of the group's primary."""
 
     def __init__(
         self,
         groups: int,
         routes: Callable[[], Sequence[RouteEntry]],
         answers: Mapping[str, tuple[frozenset[str], Callable[[Arguments, float], Any]]],
+        node: str = "",
+        orders: Orders | None = None,
     ) -> None:
         self._groups = groups
         self._routes = routes
         self._answers = answers
+        self._node = node
+        self._orders = orders or {}
         self._forwards: dict[str, Callable[[Origin, str, Arguments, float], AdminOutcome]] = {
             "object.get": self._object_one,
             "object.delete": self._object_one,
@@ -109,6 +136,8 @@ class Administration:
                 allowed, answer = self._answers[command]
                 _only(arguments, *allowed)
                 return Answer(origin, answer(arguments, now), "")
+            if command in self._orders:
+                return self._order(origin, command, arguments, now)
             if command.startswith(WORKER_PREFIX):
                 return self._forward(origin, _group(arguments, self._groups), command, dict(arguments), now)
             if command not in self._forwards:
@@ -120,10 +149,12 @@ class Administration:
     def relay(
         self, origin: Origin, node: str, group: int, command: str, arguments: Arguments, now: float
     ) -> AdminOutcome:
-        """Another gossip process asks for the worker of a group on this `node`."""
+        """Another gossip process asks for the worker of a group on this `node`, or orders something."""
         if not 0 <= group < self._groups:
             return Answer(origin, None, f"there is no partition group {group}")
         try:
+            if command in self._orders:
+                return self._carry_out(origin, command, group, arguments, now)
             return self._send(origin, node, group, command, dict(arguments), now)
         except ClusterError as error:
             return Answer(origin, None, str(error))
@@ -163,16 +194,42 @@ class Administration:
         for number, row in list(self._pending.items()):
             if now >= row.deadline:
                 error = (
-                    f"the worker of group {row.group} on {row.node} did not answer within "
-                    f"{ADMIN_FORWARD_MS / 1000:g} s; a change may or may not have been made. It may be "
-                    f"busy or hung: look at the log of w-{row.node}-{row.group}"
+                    f"{row.whom} did not answer within {ADMIN_FORWARD_MS / 1000:g} s; a change may or may "
+                    f"not have been made. It may be busy or hung: look at the log of {row.log}"
                 )
                 outcomes += self.failed(number, error)
         return outcomes
 
     def known(self) -> list[str]:
         """All commands."""
-        return sorted([*self._answers, *self._forwards, WORKER_PREFIX + "…"])
+        return sorted([*self._answers, *self._forwards, *self._orders, WORKER_PREFIX + "…"])
+
+    # --- commands that go to a gossip process -----------------------------------------------------
+
+    def _order(self, origin: Origin, command: str, arguments: Arguments, now: float) -> AdminOutcome:
+        allowed, _ = self._orders[command]
+        _only(arguments, "group", "node", *allowed)
+        group = _group(arguments, self._groups)
+        entry = self._routes()[group]
+        node = arguments.get("node") or entry.node
+        if not node:
+            raise ClusterError(
+                f"group {group} has no primary yet: {entry.reason or 'see `cs-cluster status`'}"
+            )
+        if node not in entry.replicas:
+            raise ClusterError(
+                f"{str(node)[:60]!r} holds no replica of group {group}; those are {', '.join(entry.replicas)}"
+            )
+        if node == self._node:
+            return self._carry_out(origin, command, group, arguments, now)
+        sent = {name: value for name, value in arguments.items() if name in allowed}
+        return self._send(origin, node, group, command, sent, now)
+
+    def _carry_out(
+        self, origin: Origin, command: str, group: int, arguments: Arguments, now: float
+    ) -> AdminOutcome:
+        allowed, order = self._orders[command]
+        return Answer(origin, order(group, {n: v for n, v in arguments.items() if n in allowed}, now), "")
 
     # --- commands that go to a worker -------------------------------------------------------------
 
@@ -275,7 +332,8 @@ class Administration:
             )
         self._number += 1
         deadline = listing.deadline if listing else now + ADMIN_FORWARD_MS / 1000
-        self._pending[self._number] = _Pending(origin, node, group, deadline, listing)
+        order = command in self._orders
+        self._pending[self._number] = _Pending(origin, node, group, deadline, listing, order)
         return ToWorker(self._number, node, group, command, arguments)
 
     def check_invariants(self) -> None:
@@ -315,6 +373,11 @@ def _group(arguments: Arguments, groups: int) -> int:
 def text_argument(arguments: Arguments, name: str) -> str:
     """A text among the arguments of a command; ClusterError if it is not there."""
     return _text(arguments, name)
+
+
+def name_argument(arguments: Arguments, name: str) -> str | None:
+    """A text that may be left out; ClusterError if it is something else."""
+    return _text(arguments, name) if arguments.get(name) is not None else None
 
 
 def flag_argument(arguments: Arguments, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""The gossip process: the shell around the machine of `gossip.node`.
+"""The gossip process: the shell around the machine of `gossip.node`, with the logs' shell beside it.
 
 Guards two rules. It is ready as soon as it can be talked to, and waits for no other node. And what has
 to be on the disk before it is said is there: effects are performed in their order, and a failure to
@@ -8,10 +8,10 @@ keep something ends the process instead of being said all the same.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections import deque
 from collections.abc import Iterable
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, assert_never
 
 import zmq
@@ -21,15 +21,18 @@ from connserver.codec import decode, encode
 from connserver.driver import Port, new_loop
 from connserver.errors import ConnServerError, WireError
 from connserver.limits import GOSSIP_MESSAGE_BYTES, WIRE_MESSAGE_BYTES
-from connserver.messages import Forwarded, Role, Routes
+from connserver.messages import Forwarded, GroupPosition, Routes
 from connserver.process import Lifeline, ProcessOptions
 from connserver.sockets import Sent
 from gossip.death_watch import DeathWatch
 from gossip.effects import (
     Effect,
+    Gone,
+    Hired,
     KeepIncarnation,
     KeepPlacement,
     Note,
+    Place,
     Publish,
     Reconnect,
     SendLocal,
@@ -39,9 +42,11 @@ from gossip.effects import (
 )
 from gossip.folder import Damaged, NodeFolder
 from gossip.links import PeerLinks
+from gossip.log_shell import LOG_TOPIC, LogShell
 from gossip.membership import Timing
 from gossip.node import GOSSIP_TOPIC, Beginning, GossipNode
 from gossip.peering import Identity
+from gossip.replication import LOG_MESSAGES
 from gossip.routing import READY
 
 if TYPE_CHECKING:
@@ -115,6 +120,8 @@ class Daemon:
         places, node = options.places, options.node
         beginning = _beginning(options.config, node, folder, timing or Timing())
         self._node = GossipNode(beginning, _metrics, loop.time())
+        self._logs = LogShell(loop, node, beginning.boot, folder.path, options.config.replication, self)
+        self._node.disk_problems = self._logs.problems
         self._measure()
         self._deaths = DeathWatch(loop, self._process_died)
         local = sockets.router(context)
@@ -127,7 +134,7 @@ class Daemon:
                 places,
                 node,
                 beginning.identity.peers,
-                [GOSSIP_TOPIC],
+                [GOSSIP_TOPIC, LOG_TOPIC],
                 self._published,
                 self._direct,
             )
@@ -148,6 +155,7 @@ class Daemon:
 
     def close(self) -> None:
         """Let go of everything."""
+        self._logs.close(clean=not self._failed)
         if self._links is not None:
             self._links.close()
         self._local.close()
@@ -167,11 +175,17 @@ class Daemon:
         self._perform(self._node.tick(now))
 
     def _published(self, peer: str, topic: bytes, payload: bytes) -> None:
+        if topic == LOG_TOPIC:
+            self._logs.peer_says(peer, payload)
+            return
         message = _read(payload, peer)
         if message is not None:
             self._perform(self._node.published(peer, message, self._loop.time()))
 
     def _direct(self, peer: str, topic: bytes, payload: bytes) -> None:
+        if topic == LOG_TOPIC:
+            self._logs.peer_says(peer, payload)
+            return
         message = _read(payload, peer) if topic == GOSSIP_TOPIC else None
         if message is not None:
             self._perform(self._node.direct(peer, message, self._loop.time()))
@@ -181,7 +195,9 @@ class Daemon:
             messages_refused.labels("local").inc()
             return
         message = _read(frames[1], "local", WIRE_MESSAGE_BYTES)
-        if message is not None:
+        if isinstance(message, LOG_MESSAGES):
+            self._logs.worker_says(frames[0], message)
+        elif message is not None:
             self._perform(self._node.local(frames[0], message, self._loop.time()))
 
     def _process_died(self, pid: int) -> None:
@@ -192,6 +208,32 @@ class Daemon:
         self._perform(self._node.stopping(self._loop.time()))
         self._timer.cancel()
         self._loop.call_later(GOODBYE_S, self._end, 0)
+
+    # --- what the logs say ------------------------------------------------------------------------------
+
+    def granted(self, group: int, grant: int) -> None:
+        """The worker of a group holds this grant from now on; 0: none."""
+        self._perform(self._node.granted(group, grant, self._loop.time()))
+
+    def positioned(self, rows: list[GroupPosition], urgent: bool) -> None:
+        """Where this node's replicas stand."""
+        self._perform(self._node.positioned(rows, self._loop.time(), urgent=urgent))
+
+    def accepts(self, peer: str) -> bool:
+        """Whether a peer's word counts."""
+        return self._node.accepts(peer)
+
+    def publish_log(self, payload: bytes) -> None:
+        """To all nodes; what is lost on the way the logs repair."""
+        self._open_links.publish(LOG_TOPIC, payload)
+
+    def send_log(self, peer: str, payload: bytes) -> None:
+        """To one node; the same."""
+        self._open_links.send(peer, LOG_TOPIC, payload)
+
+    def tell_worker(self, identity: bytes, payload: bytes) -> None:
+        """To a worker; one that misses something asks again."""
+        self._local.send([identity, payload])
 
     # --- effects ------------------------------------------------------------------------------------
 
@@ -216,6 +258,12 @@ class Daemon:
                     self._keep(effect)
                 case Reconnect(peer):
                     self._open_links.reconnect(peer)
+                case Place(groups):
+                    self._logs.place(groups)
+                case Hired(identity, said):
+                    self._logs.hired(identity, said)
+                case Gone(group):
+                    self._logs.gone(group)
                 case Note(level, event, facts):
                     write = noise.warning if level == "warning" else log.info
                     write(event, **facts)
@@ -224,8 +272,6 @@ class Daemon:
 
     def _bytes(self, message: Any) -> bytes:
         """A message's bytes; what is said again and again without change is not made again."""
-        if isinstance(message, Role):
-            return _role_bytes(message)
         if not isinstance(message, Routes):
             return encode(message)
         if message is not self._routes:
@@ -286,6 +332,7 @@ def _beginning(config: ClusterConfig, node: str, folder: NodeFolder, timing: Tim
             sections=config.section_digests,
         ),
         incarnation=folder.next_incarnation(),
+        boot=secrets.randbits(63),
         placement=placement,
         placement_damaged=damaged,
         wall_ms=time.time_ns() // 1_000_000,
@@ -303,11 +350,6 @@ def _read(payload: bytes, source: str, limit: int = GOSSIP_MESSAGE_BYTES) -> Any
         messages_refused.labels(source).inc()
         noise.warning("message.refused", source=source, reason=str(error))
         return None
-
-
-@lru_cache(maxsize=4096)
-def _role_bytes(role: Role) -> bytes:
-    return encode(role)
 
 
 def _for_peer(message: Any) -> bytes:

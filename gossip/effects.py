@@ -5,9 +5,11 @@ Guards one rule: a Keep is on the disk before anything that follows it in the li
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from connserver.messages import Attach
 from gossip.placement import Placement
 
 
@@ -71,6 +73,28 @@ class Reconnect:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """This node holds replicas of these groups, on these nodes: for the replicated logs."""
+
+    groups: Mapping[int, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Hired:
+    """The one worker process of a group says this: for the replica of the group."""
+
+    identity: bytes
+    said: Attach
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """The worker process of a group is dead and reaped: for the replica of the group."""
+
+    group: int
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     """A line for the log: `level` "info" or "warning"."""
 
@@ -88,5 +112,8 @@ Effect = (
     | KeepIncarnation
     | KeepPlacement
     | Reconnect
+    | Place
+    | Hired
+    | Gone
     | Note
 )

@@ -11,6 +11,7 @@ from typing import Any, assert_never
 
 from connserver.limits import ROLE_MS
 from connserver.messages import (
+    NO_STATE,
     AdminReply,
     AdminRequest,
     Attach,
@@ -24,12 +25,12 @@ from connserver.messages import (
 )
 from gossip.administration import Administration, AdminOutcome, Answer, Arguments, Origin, ToWorker
 from gossip.alerts import WARNING, Alert
-from gossip.effects import Effect, Note, SendLocal, SendPeer, UnwatchProcess, WatchProcess
+from gossip.effects import Effect, Gone, Hired, Note, SendLocal, SendPeer, UnwatchProcess, WatchProcess
 from gossip.peering import Identity
 from gossip.reporters import Heard, Reporters
 from gossip.workers import (
     LARGEST_POSITION,
-    Duty,
+    Employ,
     Lost,
     Reported,
     Tell,
@@ -55,11 +56,11 @@ class LocalDesk:
     def __init__(
         self,
         identity: Identity,
-        incarnation: int,
+        boot: int,
         routes: Callable[[], Routes],
         answers: Mapping[str, tuple[frozenset[str], Callable[[Arguments, float], Any]]],
     ) -> None:
-        self.workers = Workers(identity.node, incarnation)
+        self.workers = Workers(identity.node, boot)
         self.reporters = Reporters(identity.names)
         self.changed = self.stale = False
         self._identity = identity
@@ -129,14 +130,13 @@ class LocalDesk:
         """A watched process is dead."""
         self._work(self.workers.died(pid))
 
-    def set_duties(self, duties: dict[int, Duty], placed: frozenset[int] | None) -> None:
-        """What this node is to each group; `placed`: the groups it holds, None before that is known."""
-        self._placed = placed
-        self._work(self.workers.set_duties(duties))
+    def placed(self, groups: frozenset[int] | None) -> None:
+        """The groups this node holds replicas of; None before that is known."""
+        self._placed = groups
 
-    def raised(self, incarnation: int) -> None:
-        """This node has a new incarnation; all grants are given anew."""
-        self._work(self.workers.raised(incarnation))
+    def granted(self, group: int, grant: int) -> None:
+        """The replica of a group gave its worker this grant, or took it away (0)."""
+        self.workers.granted(group, grant)
         self.changed = True
 
     def tick(self, now: float, late_s: float) -> None:
@@ -147,7 +147,7 @@ class LocalDesk:
         self._administer(self._administration.tick(now))
         if now >= self._roles_due:
             self._roles_due = max(self._roles_due + ROLE_MS / 1000, now)
-            self._work(self.workers.roles())
+            self._work(self.workers.waiting())
 
     # --- one message each -------------------------------------------------------------------------
 
@@ -158,8 +158,8 @@ class LocalDesk:
             return f"Attach of group {said.group}, pid {said.pid}"
         if len(said.endpoint) > ENDPOINT_CHARS or not said.endpoint.startswith(ENDPOINT_FORMS):
             return "Attach with an endpoint that is none"
-        if not 0 <= said.archived <= LARGEST_POSITION:
-            return f"Attach with archived position {said.archived}"
+        if not (NO_STATE <= said.applied <= LARGEST_POSITION and 0 <= said.after <= LARGEST_POSITION):
+            return f"Attach with positions {said.applied}, {said.after}"
         if self._placed is not None and said.group not in self._placed:
             name = worker_name(self._identity.node, said.group)
             text = (
@@ -219,8 +219,11 @@ class LocalDesk:
                     self._effects.append(UnwatchProcess(pid))
                 case Tell(identity, role):
                     self._effects.append(SendLocal(identity, role))
+                case Employ(identity, said):
+                    self._effects.append(Hired(identity, said))
                 case Lost(group, identity):
                     self.changed = True
+                    self._effects.append(Gone(group))
                     facts = {"group": group, "worker": identity.decode("ascii", "replace")}
                     self._effects.append(Note("warning", "worker.lost", facts))
                     self._administer(self._administration.lost(self._identity.node, group))

@@ -5,8 +5,9 @@ node's record, then routes and alerts. A node grants nothing while it has no pla
 whatever arrives is checked here or in the part that takes it; what makes no sense becomes a Note and
 nothing else.
 
-The replicated logs come in at one place, `positioned`: the era and view of a group as this node's
-replica has it. Until a log speaks every group is in era 1, view 0.
+The replicated logs (`gossip.replication`) come in at two places: `positioned`, where a node's replicas
+stand, and `granted`, which worker may execute. They are told where they are placed by a Place, of their
+workers by Hired and Gone.
 """
 
 from __future__ import annotations
@@ -32,15 +33,14 @@ from connserver.messages import (
 from gossip.alerts import CRITICAL, WARNING, Alert
 from gossip.board import Board
 from gossip.bootstrap import Placing
-from gossip.effects import Effect, KeepIncarnation, KeepPlacement, Note, Publish, Reconnect, SendPeer
+from gossip.effects import Effect, KeepIncarnation, KeepPlacement, Note, Place, Publish, Reconnect, SendPeer
 from gossip.local import LocalDesk
 from gossip.membership import Changed, Membership, MustRaise, Outcome, State, Timing
 from gossip.node_records import OwnRecord, RecordBook
 from gossip.peering import Identity, Peering
 from gossip.picture import Picture
 from gossip.placement import Placement
-from gossip.routing import FIRST_POSITION, READY
-from gossip.workers import Duty
+from gossip.routing import READY
 
 ROUTES_TOPIC = b"routes"
 GOSSIP_TOPIC = b"gossip"
@@ -53,10 +53,12 @@ OVERTAKEN_REST_S = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beginning:
-    """What a gossip process finds at its start. `wall_ms`: the Unix time, for the `since` of alerts."""
+    """What a gossip process finds at its start. `wall_ms`: the Unix time, for the `since` of alerts;
+    `boot`: the random number of this life, by which workers know it."""
 
     identity: Identity
     incarnation: int
+    boot: int
     placement: Placement | None
     placement_damaged: bool
     wall_ms: int
@@ -76,11 +78,14 @@ class GossipNode:
         self._own = OwnRecord(identity.node, beginning.incarnation, now)
         self.board = Board(self._picture(), wall_ms=beginning.wall_ms, now=now)
         self.desk = LocalDesk(
-            identity, beginning.incarnation, lambda: self.board.routes, self.board.answers(metrics)
+            identity, beginning.boot, lambda: self.board.routes, self.board.answers(metrics)
         )
-        self._positions: dict[int, tuple[int, int]] = {}
+        self._positions: list[GroupPosition] = []
+        self._placed: frozenset[int] | None = None
         self._heard_at = dict.fromkeys(identity.peers, now)
         self._overtaken: deque[float] = deque(maxlen=3)
+        self.disk_problems: tuple[str, ...] = ()
+        """What the write-ahead log lost, as it was found at the start; shown until the next one."""
         self._leaving = False
         self._effects: list[Effect] = []
         self._changed = True
@@ -93,8 +98,6 @@ class GossipNode:
         self._outcomes(self.membership.tick(now), now)
         self._changed |= self.peering.tick(now)
         self.desk.tick(now, self.membership.late_s)
-        if self.desk.workers.exhausted():
-            self._raise(self.membership.incarnation + 1, now, "its grants are used up")
         self._decide_placement(now)
         self._reconnect(now)
         self._settle(now)
@@ -157,13 +160,21 @@ class GossipNode:
         self.desk.not_sent(message)
         return self._done(now)
 
-    def positioned(self, group: int, era: int, view: int, now: float) -> list[Effect]:
-        """The replica of a group on this node is in this era and view from now on."""
-        assert 0 <= group < self.identity.groups
-        assert (era, view) >= self._positions.get(group, FIRST_POSITION), "a log never goes back"
-        self._positions[group] = (era, view)
-        self._changed = True
+    def positioned(self, rows: list[GroupPosition], now: float, *, urgent: bool) -> list[Effect]:
+        """Where all replicas of this node stand. `urgent`: more than numbers is different."""
+        self._positions = rows
+        self._changed |= urgent
+        self.desk.stale = True
         return self._done(now)
+
+    def granted(self, group: int, grant: int, now: float) -> list[Effect]:
+        """The replica of a group gave its worker this grant, or took it away (0)."""
+        self.desk.granted(group, grant)
+        return self._done(now)
+
+    def accepts(self, peer: str) -> bool:
+        """Whether what this peer says counts for the replicated logs; nothing does while we may not serve."""
+        return self.peering.accepts(peer) and not self._refusal()
 
     def stopping(self, now: float) -> list[Effect]:
         """This process stops in order; the others need not wait for it to be silent."""
@@ -209,7 +220,7 @@ class GossipNode:
         self._effects.append(KeepIncarnation(incarnation))
         self._warn("incarnation.raised", incarnation=incarnation, cause=cause)
         self.membership.raised(incarnation)
-        self.desk.raised(incarnation)
+        self._changed = True
         self._spoke_at = float("-inf")  # a refutation does not wait for the next heartbeat
 
     def _take_records(self, peer: str, message: Records) -> None:
@@ -276,7 +287,7 @@ class GossipNode:
         self._fetch_desk(now)
         refusal = self._refusal()
         if changed:
-            self._assign_duties(refusal)
+            self._place(refusal)
         changed |= self._raise_alerts(now)
         if changed or self.desk.stale:
             self._tell(refusal, now)
@@ -298,16 +309,14 @@ class GossipNode:
         for alert in noted:
             self.board.note(alert, now)
 
-    def _assign_duties(self, refusal: str) -> None:
+    def _place(self, refusal: str) -> None:
+        """Once this node may serve by its placement, its replicas come to be; they never go."""
         placement = self.placing.usable
         placed = placement.groups_of(self.identity.node) if placement else None
-        duties: dict[int, Duty] = {}
-        if placement and placed and not refusal:
-            for group in placed:
-                era, view = self._positions.get(group, FIRST_POSITION)
-                primary = placement.primary(group, view) == self.identity.node
-                duties[group] = Duty(era, view, primary)
-        self.desk.set_duties(duties, placed)
+        self.desk.placed(placed)
+        if placement and placed and not refusal and self._placed != placed:
+            self._placed = placed
+            self._effects.append(Place({group: placement.replicas(group) for group in sorted(placed)}))
 
     def _raise_alerts(self, now: float) -> bool:
         node = self.identity.node
@@ -315,6 +324,11 @@ class GossipNode:
         if self.desk.reporters.supervisor_silent(now):
             text = f"The supervisor of node {node}'s host is silent: processes that die are not replaced."
             holding.append(Alert(f"node:{node}", WARNING, f"{text} Start it again with cs-cluster up."))
+        for text in self.disk_problems:
+            holding.append(Alert(f"node:{node}", WARNING, f"Replicated log of node {node}: {text}."))
+        for row in self._positions:
+            if row.problem:
+                holding.append(Alert(f"group:{row.group}", CRITICAL, f"{row.problem} (on {node})"))
         fights = self._overtaken
         if len(fights) == fights.maxlen and now - fights[0] < NAME_FIGHT_S:
             text = f"Another gossip process uses the name {node}: stop one of them (see --node on each host)."
@@ -333,7 +347,7 @@ class GossipNode:
             incarnation=self.membership.incarnation,
             version=1,
             refusal=refusal,
-            positions=[GroupPosition(group, *at) for group, at in sorted(self._positions.items())],
+            positions=self._positions,
             workers=desk.workers.rows(),
             gateways=desk.reporters.gateways(),
             processes=desk.reporters.processes,

@@ -20,15 +20,17 @@ from connserver.limits import (
 )
 from connserver.messages import (
     GatewayRecord,
+    GroupPosition,
     NodeRecord,
     ProcessRecord,
     RecordVersion,
     WorkerRecord,
 )
-from gossip.grants import incarnation_of
+from gossip.protocol import Status
 from gossip.workers import is_plugin_row
 
-WORKER_STATES = frozenset({"ready", "loading", "gone"})
+WORKER_STATES = frozenset({"serving", "ready", "loading", "gone"})
+REPLICA_STATES = frozenset(status.value for status in Status)
 _LARGEST = (1 << 63) - 1
 
 
@@ -69,7 +71,7 @@ def _structure(record: NodeRecord) -> object:
     """The part of a record that routes and states follow from, without the numbers that only run."""
     return (
         record.refusal,
-        record.positions,
+        [(row.group, row.era, row.view, row.status, row.ready, row.problem) for row in record.positions],
         [(row.group, row.pid, row.endpoint, row.grant, row.state, row.storage) for row in record.workers],
         [(row.name, row.pid, row.endpoint) for row in record.gateways],
         record.processes,
@@ -148,8 +150,12 @@ def record_fault(record: NodeRecord, peers: frozenset[str], groups: int) -> str:
         return f"a partition group outside 0..{groups - 1}"
     if len({row.group for row in record.workers}) != len(record.workers):
         return "two workers of one group"
-    if any(not (0 <= row.era <= _LARGEST and 0 <= row.view <= _LARGEST) for row in record.positions):
-        return "an era or view out of range"
+    if len({row.group for row in record.positions}) != len(record.positions):
+        return "two replicas of one group"
+    for row in record.positions:
+        numbers = (row.era, row.view, row.head, row.commit, row.base, row.archived)
+        if not all(0 <= number <= _LARGEST for number in numbers) or row.status not in REPLICA_STATES:
+            return f"a replica of group {row.group} that cannot be"
     # written so that a rate that is no number at all fails it too
     if not all(row.clients >= 0 and 0 <= row.messages_per_s <= _LARGEST for row in record.gateways):
         return "a gateway's numbers out of range"
@@ -162,8 +168,8 @@ def _workers_fault(record: NodeRecord) -> str:
             return f"worker state {row.state[:20]!r}"
         if len(row.plugins) > RECORD_ROWS or not all(map(is_plugin_row, row.plugins)):
             return f"plugins of group {row.group} that cannot be shown"
-        if not 0 <= row.grant <= _LARGEST or (row.grant and incarnation_of(row.grant) != record.incarnation):
-            return f"a grant of another incarnation for group {row.group}"
+        if not 0 <= row.grant <= _LARGEST:
+            return f"a grant of group {row.group} that cannot be"
     return ""
 
 
@@ -171,6 +177,7 @@ def _texts_fault(record: NodeRecord) -> str:
     texts = [record.refusal]
     for alert in record.alerts:
         texts += [alert.severity, alert.text, alert.about]
+    texts += _texts(record.positions, ("status", "problem"))
     texts += _texts(record.workers, ("endpoint", "storage", "storage_error"))
     texts += _texts(record.gateways, ("name", "endpoint"))
     texts += _texts(record.processes, ("node", "role", "name", "state", "endpoint", "reason"))
@@ -180,6 +187,6 @@ def _texts_fault(record: NodeRecord) -> str:
 
 
 def _texts(
-    rows: Sequence[WorkerRecord] | Sequence[GatewayRecord] | Sequence[ProcessRecord], names: tuple[str, ...]
+    rows: Sequence[WorkerRecord | GatewayRecord | ProcessRecord | GroupPosition], names: tuple[str, ...]
 ) -> list[str]:
     return [getattr(row, name) for row in rows for name in names]

@@ -18,8 +18,8 @@ from connserver.ids import GroupId
 if TYPE_CHECKING:
     from gossip.records import Record
 
-Placement: TypeAlias = tuple[str, str, str]
-"""The three nodes that hold a group; the primary of view v is number v mod 3."""
+Placement: TypeAlias = tuple[str, ...]
+"""The nodes that hold a group, one or three; the primary of view v is number v modulo their count."""
 
 Barrier: TypeAlias = tuple[int, int]
 """(incarnation of the primary, number). The incarnation keeps an ack of an earlier life from counting."""
@@ -200,6 +200,10 @@ class Recover(NamedTuple):
     era: int
     view: int
     nonce: int
+
+
+UNASKED = 0
+"""The nonce of a RECOVER_RESP to a node that speaks in too low an incarnation; exempt from the check."""
 
 
 class RecoverResponse(NamedTuple):

@@ -16,6 +16,9 @@ from zlib import crc32
 from connserver.ids import GroupId
 from gossip.protocol import NEVER_INSTALLED, Entry, Placement
 
+KEEP_LOG = -1
+"""`base` of a bootstrap record that leaves the log as it is."""
+
 
 class NodeIncarnation(NamedTuple):
     """This life of the node; every start raises it."""
@@ -33,7 +36,8 @@ class PeerIncarnation(NamedTuple):
 class Formed(NamedTuple):
     """The bootstrap record: this era, with this placement, begins in `view`.
 
-    `seeded`: an era raised by `recover`; one replica (`coordinator`) keeps the log it has.
+    `seeded`: an era raised by `recover`; one replica (`coordinator`) has the log with which it begins:
+    the one it held before, or, with a `base` other than KEEP_LOG, an empty one after that op.
     """
 
     group: GroupId
@@ -42,6 +46,7 @@ class Formed(NamedTuple):
     placement: Placement
     seeded: bool
     coordinator: str
+    base: int = KEEP_LOG
 
 
 class Opened(NamedTuple):
@@ -246,6 +251,10 @@ class Replay:
                 if group.phase is Phase.BLANK and group.era == 0:
                     self._begin(group, record)
             case Formed():
+                if record.base != KEEP_LOG:
+                    group.void(record.era, Phase.FORMING, record.placement)
+                    group.base = group.head = record.base
+                    group.log_view = 0
                 group.era, group.view, group.placement = record.era, record.view, record.placement
                 group.seeded, group.coordinator = record.seeded, record.coordinator
                 group.phase = Phase.FORMING
@@ -316,9 +325,9 @@ def new_era(group: GroupId, durable: DurableGroup, node: str) -> Formed:
             f"group {group}: {node} holds no log of it ({durable.phase.value}); take another node's"
         )
     view = durable.view + 1
-    while durable.placement[view % 3] != node:
+    while durable.placement[view % len(durable.placement)] != node:
         view += 1
-    return Formed(group, durable.era + 1, view, durable.placement, True, node)
+    return Formed(group, durable.era + 1, view, durable.placement, True, node, KEEP_LOG)
 
 
 def open_group(group: DurableGroup) -> None:

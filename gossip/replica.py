@@ -21,6 +21,7 @@ from gossip.protocol import (
     Higher,
     JoinView,
     Message,
+    Placement,
     Prepare,
     PrepareOk,
     Recover,
@@ -39,7 +40,7 @@ NEVER = float("-inf")
 
 @dataclass(frozen=True, slots=True)
 class PeerStatus:
-    """One of the other two, as seen from here."""
+    """One of the others, as seen from here."""
 
     node: str
     match: int
@@ -64,7 +65,7 @@ class ReplicaStatus:
     log_bytes: int
     worker_ready: bool
     grant: int
-    placement: tuple[str, str, str]
+    placement: Placement
     peers: tuple[PeerStatus, ...]
     problem: str
 
@@ -177,7 +178,7 @@ class Replica(Recovery):
 
     def on_prepare(self, sender: str, message: Prepare) -> None:
         """Append what follows our log, or ask for what is missing; acked at the end of the turn."""
-        if sender != self.placement[message.view % 3] or self.install_write:
+        if sender != self.primary_of(message.view) or self.install_write:
             return
         self.heard_at = self.now
         self.peers[sender].vote_until = NEVER
@@ -216,9 +217,9 @@ class Replica(Recovery):
             self.mark()
 
     def advance_commit(self) -> None:
-        """Committed is what two of the three have on disk, acked in this view."""
-        acked = sorted([self.durable_head, *(peer.match for peer in self.peers.values())])[1]
-        self.set_commit(acked)
+        """Committed is what a majority has on disk, acked in this view."""
+        heads = sorted([self.durable_head, *(peer.match for peer in self.peers.values())])
+        self.set_commit(heads[-self.majority])
 
     # --- the shell's reports ---
 
@@ -249,11 +250,11 @@ class Replica(Recovery):
                 self.ack_due = True
                 self.mark()
 
-    def leave_for(self, view: int) -> None:
+    def forget_view(self) -> None:
         """What was heard in a view means nothing in the next."""
         self._heartbeat = None
         self.idle_until = NEVER
-        super().leave_for(view)
+        super().forget_view()
 
     def install_transfer(self, transfer: Transfer, commit: int) -> None:
         """A recovering replica promises the view in the same write."""
@@ -295,13 +296,14 @@ class Replica(Recovery):
             peer.last_ok = None
             peer.vote_until = NEVER
             self.joins.pop(node, None)
+            self.formed.discard(node)
             self.mark()
 
     # --- the end of a turn ---
 
     def beat(self) -> None:
         """A heartbeat is due."""
-        if self.leads and not self.silent:
+        if self.leads and self.peers and not self.silent:
             self.beat_due = True
             self.host.mark_again(self.group)
 
@@ -335,6 +337,10 @@ class Replica(Recovery):
             return
         self.beat_due = False
         self.barrier_sent = self.barrier
+        if not self.peers:
+            self.sent_op = self.log.head
+            self.pass_barriers(self.barrier)  # nobody else could have become primary
+            return
         while True:
             prev = self.sent_op
             entries = self.log.after(prev, self.log.head, self.host.timing.chunk_bytes)
@@ -364,7 +370,7 @@ class Replica(Recovery):
         )
         if self._acked is None or message != self._acked:
             self._acked = message
-        self.send(self.placement[self.view % 3], self._acked)
+        self.send(self.primary_of(self.view), self._acked)
 
     # --- looking in ---
 
@@ -378,7 +384,7 @@ class Replica(Recovery):
             self.group, self.era, self.view, self.log_view, self.status,
             self.primary_of(self.view) if self.status in TAKING_PART else "",
             self.log.head, self.commit, self.log.base, self.archived_op, self.log.payload_bytes,
-            self.worker_ready, self.grant, self.placement, peers, self.alerted,
+            self.worker_ready, self.grant, self.placement, peers, self.problem,
         )  # fmt: skip
 
     def check_invariants(self) -> None:
@@ -397,4 +403,4 @@ class Replica(Recovery):
         if self.leads:
             assert self.sent_op <= self.log.head
         if self.worker_op is not None and self.grant:
-            assert self.worker_op <= self.commit
+            assert max(self.worker_op, self.worker_state) <= self.commit

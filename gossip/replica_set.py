@@ -12,6 +12,7 @@ from random import Random
 
 from connserver.ids import GroupId
 from gossip.protocol import (
+    UNASKED,
     Effect,
     Grant,
     Message,
@@ -19,6 +20,7 @@ from gossip.protocol import (
     Prepare,
     Publish,
     Recover,
+    RecoverResponse,
     SendTo,
     Write,
     new_grant,
@@ -48,6 +50,11 @@ FLUSH_PASSES = 8
 """Flushing a group may mark it again, a few times at most."""
 
 
+def _is_exempt(message: Message) -> bool:
+    """Heard in any incarnation: with these a node finds out about its own, and nothing else comes of them."""
+    return type(message) is Recover or (type(message) is RecoverResponse and message.nonce == UNASKED)
+
+
 class ReplicaSet:
     """The replicas of one node; what a gossip process runs."""
 
@@ -71,6 +78,7 @@ class ReplicaSet:
         self._effects: list[Effect] = []
         self._marked: dict[GroupId, None] = {}
         self._quiet = Quiet(self._alive)
+        self._settled_at = now
         self._heard_again: list[tuple[str, tuple[Message, ...]]] = []  # in this turn
         self._beating = False
         self._beat: tuple[Message, ...] = ()  # all heartbeats, while no group is touched
@@ -175,7 +183,8 @@ class ReplicaSet:
                 return
         if incarnation < heard:
             self.count("old_incarnation_dropped")
-            messages = tuple(message for message in messages if type(message) is Recover)
+            self._tell_recorded(sender, messages)
+            messages = tuple(message for message in messages if _is_exempt(message))
         elif incarnation > heard:
             self._heard[sender] = incarnation
             self._recording[sender] = self.write(PeerIncarnation(sender, incarnation))
@@ -186,6 +195,14 @@ class ReplicaSet:
                 held.append((incarnation, messages))
             return
         self._dispatch(sender, messages)
+
+    def _tell_recorded(self, sender: str, messages: tuple[Message, ...]) -> None:
+        """A life that is over does not mind; one that is too low, and alive, has to raise itself."""
+        for message in messages:
+            replica = self.replicas.get(message.group)
+            if replica is not None and not _is_exempt(message):
+                replica.tell_recorded(sender, self._now)
+                return
 
     def _dispatch(self, sender: str, messages: tuple[Message, ...]) -> None:
         replicas = self.replicas
@@ -304,10 +321,15 @@ class ReplicaSet:
 
     # --- from workers and the operator ---
 
-    def attach(self, group: GroupId, applied_op: int, now: float) -> None:
-        """A worker is ready; its state is that after `applied_op`, nothing uncommitted in it."""
+    def attach(self, group: GroupId, after: int, now: float, state: int | None = None) -> None:
+        """A worker is ready and is delivered what follows op `after`.
+
+        Its state is that after op `state` (by default `after`, never below it), with nothing uncommitted
+        in it. It belongs to the era of the replica: who attaches has to look. After Rebase, or Role
+        BACKUP to one that was PRIMARY, it is not attached any more.
+        """
         self._now = now
-        self.replicas[group].attach(applied_op, now)
+        self.replicas[group].attach(after, after if state is None else state, now)
 
     def detach(self, group: GroupId, now: float, last_words: tuple[bytes, ...] = ()) -> None:
         """The worker is dead and reaped; `last_words` are committed if its replica is still primary."""
@@ -341,6 +363,28 @@ class ReplicaSet:
         self._now = now
         self.replicas[group].drained(grant, now)
 
+    def begin_era(
+        self, group: GroupId, now: float, base: int | None = None, above: tuple[int, int] = (0, 0)
+    ) -> str:
+        """`recover`: begin a new history of the group here. Returns why not, or an empty string.
+
+        Without `base` from the log that this replica holds, its uncommitted end included. With `base`,
+        an op that the archive holds, from an empty log behind it; what this replica had is gone then.
+        Whoever is behind joins by itself, and what others hold of older eras is void: begin on the
+        replica with the greatest (era, log_view, head). `above`: the greatest era and view known anywhere
+        else (of other replicas, of the archive): no two histories have one number, and the archive takes
+        nothing from a lower view.
+        """
+        self._now = now
+        return self.replicas[group].begin_era(now, base, above)
+
+    def holds_archived(self, group: GroupId, view: int, op: int) -> bool:
+        """Whether what the archive has, up to `op` by a primary of `view`, surely is part of the log here.
+
+        Of archive and log of one era. If not, an era that keeps this log would not fit the archive.
+        """
+        return self.replicas[group].holds_archived(view, op)
+
     def set_disk_full(self, full: bool, now: float) -> None:
         """The disk has no room but for view records; or has room again."""
         self._now = now
@@ -350,8 +394,13 @@ class ReplicaSet:
     # --- looking in ---
 
     def status(self, group: GroupId) -> ReplicaStatus:
-        """For the operator."""
-        return self.replicas[group].describe()
+        """For the operator, as of the last turn."""
+        if self._settled_at != self._now:
+            self._settled_at = self._now
+            self._quiet.settle()
+        replica = self.replicas[group]
+        replica.now = self._now
+        return replica.describe()
 
     def check_invariants(self) -> None:
         """Of every replica."""

@@ -23,6 +23,7 @@ from connserver.ids import GroupId
 from gossip.protocol import (
     NO_BARRIER,
     NO_GRANT,
+    Alert,
     Barrier,
     Effect,
     GetView,
@@ -112,7 +113,7 @@ class Host(Protocol):
 
 
 class Peer:
-    """What a replica knows about one of the other two."""
+    """What a replica knows about one of the others."""
 
     __slots__ = (
         "asked_at",
@@ -165,6 +166,7 @@ class ReplicaState:
         self.appended_bytes = self.written_bytes = 0
         self.view_write = 0  # the write that makes `view` durable; 0: it is
         self.install_write = 0
+        self.form_write = 0  # of a bootstrap record; before it is done nobody hears of its era
 
         # A primary that restarts must not go on in its view: it may have published entries that its
         # disk never saw, and would give their ops to others.
@@ -180,7 +182,9 @@ class ReplicaState:
         self.ack_due = False
         self.disk_full = False
         self.idle_until = float("-inf")  # before this no tick can matter
-        self.worker_op: int | None = None
+        self.worker_op: int | None = None  # up to here it has, or was delivered, all entries
+        self.worker_state = 0  # its state is that after this op, or after worker_op if that is higher
+        self.alerted = ""
         self.grant: Grant = NO_GRANT
 
     @staticmethod
@@ -199,21 +203,26 @@ class ReplicaState:
 
     def primary_of(self, view: int) -> str:
         """The node that is primary in a view."""
-        return self.placement[view % 3]
+        return self.placement[view % len(self.placement)]
 
     @property
     def is_primary(self) -> bool:
         """Whether the current view is this node's."""
-        return self.placement[self.view % 3] == self.me
+        return self.primary_of(self.view) == self.me
+
+    @property
+    def majority(self) -> int:
+        """How many replicas, this one among them, decide: two of three, or the only one."""
+        return len(self.placement) // 2 + 1
 
     @property
     def leads(self) -> bool:
         """NORMAL, primary, and neither restarted in this view nor waiting for its own install."""
         return self.status is Status.NORMAL and self.is_primary and not self.resigned
 
-    def next_view_of(self, node: str) -> int:
-        """The lowest view above ours whose primary is `node`."""
-        view = self.view + 1
+    def next_view_of(self, node: str, above: int = 0) -> int:
+        """The lowest view above ours (and `above`) whose primary is `node`."""
+        view = max(self.view, above) + 1
         while self.primary_of(view) != node:
             view += 1
         return view
@@ -260,6 +269,12 @@ class ReplicaState:
         self.idle_until = float("-inf")
         self.mark()
 
+    def alert(self, text: str) -> None:
+        """Once per cause."""
+        if text != self.alerted:
+            self.alerted = text
+            self.host.effect(Alert(self.group, text))
+
     def set_commit(self, op: int) -> None:
         """Commit never falls."""
         if op > self.commit:
@@ -269,10 +284,17 @@ class ReplicaState:
 
     def tell_higher(self, node: str) -> None:
         """Answer a lower view or era, at most once per heartbeat."""
+        if self.form_write or not self.may_answer(node):
+            return
+        self.send(node, Higher(self.group, self.era, self.view))
+
+    def may_answer(self, node: str) -> bool:
+        """Whether it is time to tell a peer again that it is behind."""
         peer = self.peers[node]
-        if self.now - peer.higher_at >= self.host.timing.heartbeat:
-            peer.higher_at = self.now
-            self.send(node, Higher(self.group, self.era, self.view))
+        if self.now - peer.higher_at < self.host.timing.heartbeat:
+            return False
+        peer.higher_at = self.now
+        return True
 
     def ask_view(self, node: str) -> None:
         """A peer is in a higher view: ask for its outcome, at most once per heartbeat."""

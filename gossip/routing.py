@@ -1,8 +1,9 @@
 """Where each partition group is served: a pure function of what is known of all nodes.
 
 Guards two rules. Gossip processes that have the same records compute the same table, so it holds no
-times and nothing that only one of them knows. And an entry never goes back: while a primary has no
-worker to name, the last grant it gave, or the least of its new incarnation, stands in.
+times and nothing that only one of them knows. And an entry's era and view never go back: they are the
+greatest in which a replica took part. While a primary has no worker, the last grant that its node gave
+in its present life stands in; a node that has just started has given none, and leaves the view.
 """
 
 from __future__ import annotations
@@ -19,79 +20,87 @@ from connserver.ids import (
     parse_oid,
     partition_of,
 )
-from connserver.messages import RouteEntry
-from gossip.grants import make_grant
-from gossip.picture import Picture
+from connserver.messages import GroupPosition, RouteEntry
+from gossip.picture import LIVING, Picture
 from gossip.workers import DOWN, worker_name
 
 READY, STARTING, UNAVAILABLE = "ready", "starting", "unavailable"
 FIRST_POSITION = (1, 0)
 """Era and view of a group whose log has not said anything else."""
+ABLE, UNBORN = ("normal", "view_change"), ("blank", "forming")
+"""States of a replica: able to be counted for a majority; of a group that was never open, or a lost disk."""
+SERVING = "serving"
+"""State of a worker that holds a grant."""
 TARGET_CHARS = 300
 """Longest name that `route` looks up; no room or user is called anything near it."""
 
 
 def table(picture: Picture) -> list[RouteEntry]:
     """One entry per partition group, in order."""
-    positions = _positions(picture)
-    return [_entry(picture, group, positions.get(group, FIRST_POSITION)) for group in range(picture.groups)]
-
-
-def _positions(picture: Picture) -> dict[int, tuple[int, int]]:
-    """The greatest (era, view) of each group that a replica of it says it is in."""
-    positions: dict[int, tuple[int, int]] = {}
-    if picture.placement is None:
-        return positions
+    known: dict[int, dict[str, GroupPosition]] = {group: {} for group in range(picture.groups)}
     for name, record in picture.records.items():
-        if record.refusal:
-            continue
-        for row in record.positions:
-            if row.group < picture.groups and name in picture.placement.replicas(row.group):
-                known = positions.get(row.group, FIRST_POSITION)
-                positions[row.group] = max(known, (row.era, row.view))
-    return positions
+        for row in record.positions if not record.refusal else ():
+            if row.group in known:
+                known[row.group][name] = row
+    return [_entry(picture, group, rows) for group, rows in known.items()]
 
 
-def _entry(picture: Picture, group: int, position: tuple[int, int]) -> RouteEntry:
+def _entry(picture: Picture, group: int, rows: dict[str, GroupPosition]) -> RouteEntry:
     first, last = group_range(group, picture.groups)
-    era, view = position
     if picture.placement is None:
-        return RouteEntry(group, first, last, era, view, 0, "", "", [], STARTING, picture.waiting)
+        return RouteEntry(group, first, last, *FIRST_POSITION, 0, "", "", [], STARTING, picture.waiting)
+    replicas = picture.placement.replicas(group)
+    able = [(row.era, row.view) for name, row in rows.items() if row.status in ABLE and name in replicas]
+    era, view = max(able, default=FIRST_POSITION)
     node = picture.placement.primary(group, view)
-    row = picture.worker(node, group)
-    grant = row.grant if row else 0
-    if not grant and picture.incarnations[node]:
-        grant = make_grant(picture.incarnations[node], 0)
-    state, reason = _condition(picture, group, node)
-    endpoint = row.endpoint if row else ""
-    replicas = list(picture.placement.replicas(group))
-    return RouteEntry(group, first, last, era, view, grant, node, endpoint, replicas, state, reason)
+    worker = picture.worker(node, group)
+    grant, endpoint = (worker.grant, worker.endpoint) if worker else (0, "")
+    state, reason = _condition(picture, group, node, rows)
+    return RouteEntry(group, first, last, era, view, grant, node, endpoint, list(replicas), state, reason)
 
 
-def _condition(picture: Picture, group: int, node: str) -> tuple[str, str]:
+def _condition(picture: Picture, group: int, node: str, rows: dict[str, GroupPosition]) -> tuple[str, str]:
+    """Whether a group is served by its primary `node`, and if not, why."""
+    assert picture.placement is not None
+    replicas = picture.placement.replicas(group)
+    away = {name: why for name in replicas if (why := _absence(picture, name))}
+    needed = len(replicas) // 2 + 1
+    if len(replicas) - len(away) < needed:
+        return UNAVAILABLE, f"group {group} needs {needed} of its nodes: {'; '.join(away.values())}"
+    problems = [row.problem for name, row in rows.items() if row.problem and name not in away]
+    able = [name for name, row in rows.items() if row.status in ABLE and name not in away]
+    if problems and len(able) < needed:
+        return UNAVAILABLE, problems[0]
+    if rows and not able and all(row.status in UNBORN for row in rows.values()):
+        missing = "; ".join(away.values()) or "they are coming to terms"
+        return STARTING, f"group {group} begins when all of its nodes are there for the first time: {missing}"
+    if node in away:
+        return STARTING, f"{away[node]}; another replica of group {group} takes over"
+    return _worker_condition(picture, group, node)
+
+
+def _absence(picture: Picture, node: str) -> str:
+    """Why a node takes no part now, "" if it may."""
     match picture.states[node]:
         case "refused":
-            return UNAVAILABLE, f"node {node}, primary of group {group}, is refused by the others: see alerts"
+            return f"node {node} is refused by the others: see alerts"
         case "dead":
-            return (
-                UNAVAILABLE,
-                f"node {node}, primary of group {group}, is dead: start it again (cs-cluster up)",
-            )
+            return f"node {node} is dead: start it again (cs-cluster up)"
         case "stopped":
-            return UNAVAILABLE, f"node {node}, primary of group {group}, was stopped: start it again"
+            return f"node {node} was stopped: start it again"
     record = picture.current(node)
-    if record is None:
-        return STARTING, f"node {node}, primary of group {group}, is back and has not named its workers yet"
-    if record.refusal:
-        return UNAVAILABLE, f"node {node}, primary of group {group}, serves nothing: {record.refusal}"
-    return _worker_condition(picture, group, node)
+    if record is not None and record.refusal:
+        return f"node {node} serves nothing: {record.refusal}"
+    return ""
 
 
 def _worker_condition(picture: Picture, group: int, node: str) -> tuple[str, str]:
     name = worker_name(node, group)
     row = picture.worker(node, group)
+    if row and row.state == SERVING:
+        return READY, ""
     if row and row.state == "ready":
-        return (READY, "") if row.grant else (STARTING, f"{name} is attached and not primary yet")
+        return STARTING, f"{name} is attached and not primary yet"
     if row and row.state == "loading":
         waits = f"; storage: {row.storage_error}" if row.storage_error else ""
         return STARTING, f"{name} is loading the objects of group {group}{waits}"
@@ -102,6 +111,8 @@ def _worker_condition(picture: Picture, group: int, node: str) -> tuple[str, str
         return STARTING, f"{name} is not attached: {process.reason}"
     if process and process.state in DOWN:
         return STARTING, f"{name} is not attached: its process is in state {process.state}"
+    if picture.states[node] not in LIVING or picture.current(node) is None:
+        return STARTING, f"node {node}, primary of group {group}, is back and has not named its workers yet"
     return STARTING, f"{name} has not attached yet"
 
 

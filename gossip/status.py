@@ -14,6 +14,7 @@ from typing import Any
 from connserver.ids import format_oid, group_of
 from connserver.limits import ADMIN_ROWS
 from connserver.messages import AlertRecord, GatewayRecord, RouteEntry, Routes, WorkerRecord
+from gossip import members
 from gossip.picture import LIVING, Picture
 from gossip.routing import find
 
@@ -149,6 +150,7 @@ def _gateway(node: str, row: GatewayRecord, *, verbose: bool) -> dict[str, Any]:
 
 def _group(picture: Picture, entry: RouteEntry, *, verbose: bool) -> dict[str, Any]:
     worker = picture.worker(entry.node, entry.group) if entry.node else None
+    commit = members.group_commit(members.positions(picture, entry))
     shown: dict[str, Any] = {
         "id": entry.group,
         "first_partition": entry.first_partition,
@@ -156,12 +158,14 @@ def _group(picture: Picture, entry: RouteEntry, *, verbose: bool) -> dict[str, A
         "view": entry.view,
         "primary": entry.node,
         "replicas": entry.replicas,
-        "commit": worker.commit if worker else 0,
+        "members": members.members(picture, entry),
+        "commit": max(commit, worker.commit if worker else 0),
         "archived": worker.archived if worker else 0,
     }
     if verbose:
-        names = ("era", "grant", "endpoint", "state", "reason")
+        names = ("era", "grant", "endpoint", "state")
         shown |= {name: getattr(entry, name) for name in names}
+        shown["reason"] = members.why(picture, entry)
     return shown
 
 

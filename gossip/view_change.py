@@ -1,6 +1,6 @@
 """Who is primary: suspicion, votes, joins, and the log with which a view begins.
 
-Guards rule 1 (two of three), rule 2 (never back to a lower view) and rule 7 (suspicion may be wrong).
+Guards rule 1 (a majority), rule 2 (never back to a lower view) and rule 7 (suspicion may be wrong).
 A replica alone never leaves a view by suspicion; votes expire, so that two hiccups far apart are not
 a majority. A view is adopted only from votes, JOIN_VIEW or VIEW.
 """
@@ -51,16 +51,17 @@ class ViewChange(Repair):
 
     def unheard(self) -> bool:
         """Whether a primary has had no word from either peer for a suspicion timeout."""
-        heard = max(peer.contact_at for peer in self.peers.values())
-        return self.now - heard > self.host.timing.suspicion
+        return self.now - self.last_contact() > self.host.timing.suspicion
+
+    def last_contact(self) -> float:
+        """When a primary last heard what makes it and the speaker a majority; the only one always does."""
+        return max((peer.contact_at for peer in self.peers.values()), default=float("inf"))
 
     def suspicion_at(self) -> float:
         """When a NORMAL replica that hears nothing more will be suspicious; past if it is."""
         if self.resigned:
             return self.now
-        heard = self.heard_at
-        if self.is_primary:
-            heard = max(peer.contact_at for peer in self.peers.values())
+        heard = self.last_contact() if self.is_primary else self.heard_at
         return heard + self.host.timing.suspicion
 
     def vote_if_suspicious(self) -> None:
@@ -117,9 +118,9 @@ class ViewChange(Repair):
         )
 
     def count_votes(self) -> None:
-        """Two votes leave the view; at different views they combine above the higher one."""
+        """A majority leaves the view; votes at different views combine above the highest."""
         votes = self.live_votes()
-        if len(votes) >= 2:
+        if len(votes) >= self.majority:
             self.leave_for(max(*votes, self.view) + 1)
 
     # --- leaving and joining ---
@@ -129,12 +130,21 @@ class ViewChange(Repair):
         assert view > self.view
         self.revoke()
         self.host.count("views_left")
-        stuck = self.status is Status.VIEW_CHANGE
-        self.patience = min(2 * self.patience, MOST_PATIENCE) if stuck and self.forming_seen else 1
-        self.forming_seen = False
+        stuck = self.status is Status.VIEW_CHANGE and self.forming_seen
+        patience = min(2 * self.patience, MOST_PATIENCE) if stuck else 1
+        self.forget_view()
+        self.patience = patience
         self.view = view
         self.status = Status.VIEW_CHANGE
+        self.view_write = self.write(Promise(self.group, view))
+        self.mark()
+
+    def forget_view(self) -> None:
+        """What was heard and begun in a view means nothing in the next."""
+        self.patience = 1
+        self.forming_seen = False
         self.transfer = None
+        self.view_write = 0
         self.install_write = 0  # an install under way stays our log; the view it was for is over
         self.joins = {}
         self.resigned = self.silent = False
@@ -147,8 +157,6 @@ class ViewChange(Repair):
             peer.ready = False
             peer.last_ok = None
             peer.vote_until = float("-inf")
-        self.view_write = self.write(Promise(self.group, view))
-        self.mark()
 
     def view_is_durable(self) -> None:
         """The promise is written: say what we have."""
@@ -181,13 +189,19 @@ class ViewChange(Repair):
         self.form_view()
 
     def form_view(self) -> None:
-        """With one join besides ours: take the better log of the two."""
-        if self.view_write or self.install_write or not self.joins or self.status is not Status.VIEW_CHANGE:
+        """With the joins of a majority, ours among them: take the best of their logs."""
+        if self.view_write or self.install_write or self.status is not Status.VIEW_CHANGE:
+            return
+        if len(self.joins) + 1 < self.majority:
             return
         self.forming_seen = True
         winner, log_view, head = self.winner()
-        if log_view == NEVER_INSTALLED:
-            return  # two that hold no log of this era cannot know what it is
+        if log_view == NEVER_INSTALLED:  # a majority that holds no log of this era cannot know what it is
+            names = " and ".join([self.me, *self.joins])
+            self.alert(
+                f"{names} hold no log of era {self.era}: start the replica that does, or see `recover`"
+            )
+            return
         if winner == self.me:
             self.install(self.view, self.log.head, self.log.head_view, [], jump=False)
         elif self.transfer is None or self.transfer.source != winner:
@@ -209,6 +223,7 @@ class ViewChange(Repair):
 
     def install_is_durable(self) -> None:
         """The log of this view is ours: take part in it."""
+        self.alerted = ""
         if self.status is Status.NORMAL:
             self.ack_due = True  # a base jump within the view
         elif self.is_primary:
@@ -279,5 +294,5 @@ class ViewChange(Repair):
         assert transfer is not None
         if any_source:  # the view has begun: whoever is NORMAL in it will do
             names = list(self.peers)
-            transfer.source = names[(names.index(transfer.source) + 1) % 2]
+            transfer.source = names[(names.index(transfer.source) + 1) % len(names)]
         self._fetch_now(transfer.source)

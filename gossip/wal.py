@@ -20,6 +20,7 @@ import msgpack
 from connserver.ids import GroupId
 from gossip.protocol import Entry
 from gossip.records import (
+    KEEP_LOG,
     Append,
     Base,
     Blank,
@@ -181,7 +182,7 @@ def _fits(value: Any, wanted: Any) -> bool:
         return type(value) is wanted
     if hasattr(wanted, "__supertype__"):
         return type(value) is int
-    return type(value) is tuple and len(value) == 3 and all(type(name) is str for name in value)
+    return type(value) is tuple and len(value) in (1, 3) and all(type(name) is str for name in value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,8 +283,8 @@ def _group_state(group: GroupId, state: DurableGroup) -> GroupState:
 class Tracker:
     """Which segments are still needed, and what a new segment has to begin with.
 
-    A segment can go when no group has an entry in it above its base. Each new segment begins with
-    the whole state but for the entries, so that nothing else in the old ones is needed.
+    A segment can go when no group has an entry in it above its base, but for logs that are void. Each
+    new segment begins with the whole state but for the entries: nothing else in the old ones is needed.
     """
 
     def __init__(self, node: DurableNode, highest: dict[int, dict[GroupId, int]]) -> None:
@@ -305,6 +306,9 @@ class Tracker:
     def note(self, record: Record) -> None:
         """A record was put into the current segment."""
         self._replay.apply(record)
+        if isinstance(record, Blank | Lost) or (isinstance(record, Formed) and record.base != KEEP_LOG):
+            for held in self._highest.values():
+                held.pop(record.group, None)  # void: its ops may begin below those
         if isinstance(record, Append | Staged):
             highest = self._highest.setdefault(self._segment, {})
             highest[record.group] = max(record.entry.op, highest.get(record.group, 0))

@@ -173,10 +173,10 @@ def _barrier(value: Any) -> p.Barrier:
 
 
 def _placement(value: Any) -> p.Placement:
-    first, second, third = map(_name, _tuple(value, 3))
-    if len({first, second, third}) != 3:
-        raise WireError("a placement names three nodes")
-    return (first, second, third)
+    names = tuple(map(_name, _tuple(value)))
+    if len(names) not in (1, 3) or len(set(names)) != len(names):
+        raise WireError("a placement names one node or three")
+    return names
 
 
 def _status(value: Any) -> p.Status:

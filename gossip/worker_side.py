@@ -47,14 +47,21 @@ class WorkerSide(ReplicaState):
         self.handoff: Handoff | None = None
         self.pass_at = now
         self.pass_backoff = host.timing.suspicion
+        self.attached_at = now
 
     # --- the worker comes and goes ---
 
-    def attach(self, applied_op: int, now: float) -> None:
-        """A worker is ready; its state is that after `applied_op` and holds nothing uncommitted."""
+    def attach(self, after: int, state: int, now: float) -> None:
+        """A worker is ready; its state is that after op `state` and holds nothing uncommitted.
+
+        It is delivered what follows `after` (at most `state`). Both may be above the commit that is
+        known here, and above the head: a snapshot can be newer than a replica that was away.
+        """
+        assert after <= state, (after, state)
         self.now = now
-        self.grant = NO_GRANT
-        self.worker_op = applied_op
+        self.forget_worker()
+        self.worker_op, self.worker_state = after, state
+        self.attached_at = now
         self.host.effect(Role(self.group, NO_GRANT, WorkerRole.BACKUP, self.era, self.view))
         self.ack_due = True  # says `ready`
         self.mark()
@@ -65,14 +72,18 @@ class WorkerSide(ReplicaState):
         if self.grant and self.leads:
             for payload in last_words:
                 self._append_own(payload)
+        self.forget_worker()
+        self.ack_due = True
+        self.pass_at = now
+        self.wake()
+
+    def forget_worker(self) -> None:
+        """What the one before asked for answers nothing that the next one asks."""
         self.grant = NO_GRANT
         self.worker_op = None
         self.barriers.clear()
-        self.ack_due = True
-        self.pass_at = now
         if self.handoff:
             self.handoff = replace(self.handoff, drained=True)
-        self.wake()
 
     def revoke(self) -> None:
         """The view is over: whatever the worker executed beyond the commit never happened."""
@@ -82,6 +93,14 @@ class WorkerSide(ReplicaState):
             self.grant = NO_GRANT
             self.worker_op = None
             self.host.effect(Role(self.group, NO_GRANT, WorkerRole.BACKUP, self.era, self.view))
+
+    def dismiss_worker(self) -> None:
+        """The log that the worker followed is void: whatever its state, it begins anew from a snapshot."""
+        attached = self.worker_op is not None
+        self.revoke()
+        if attached:
+            self.worker_op = None
+            self.host.effect(Rebase(self.group, self.log.base))
 
     # --- the worker's work ---
 
@@ -158,10 +177,33 @@ class WorkerSide(ReplicaState):
         return (
             self.leads
             and self.handoff is None
-            and not self.disk_full
+            and not (self.disk_full and self.peers)
             and self.commit == self.log.head
             and self.worker_op == self.commit
+            and self.worker_state <= self.commit
         )
+
+    @property
+    def archive_problem(self) -> str:
+        """What is wrong when a worker's snapshot holds more than all that was ever committed.
+
+        Judged by a primary that hears its peers and has committed all of its log, and not at once:
+        one that was deposed without knowing it knows less than the archive, which is no problem.
+        """
+        settled = self.leads and not self.silent and self.commit == self.log.head
+        if self.worker_op is None or not settled or self.worker_state <= self.commit:
+            return ""
+        if self.now - self.attached_at <= self.host.timing.suspicion:
+            return ""
+        return (
+            f"the archive is ahead of the log: a worker's state is that of op {self.worker_state}, "
+            f"and the log ends at op {self.log.head}; see `recover`"
+        )
+
+    @property
+    def problem(self) -> str:
+        """What keeps this replica from its work and goes away only when somebody does something."""
+        return self.alerted or self.archive_problem
 
     # --- passing primacy on ---
 
@@ -170,6 +212,8 @@ class WorkerSide(ReplicaState):
         self.now = now
         if not self.leads:
             return f"group {self.group}: {self.me} is not its primary (view {self.view}, {self.status.value})"
+        if not self.peers:
+            return f"group {self.group}: {self.me} holds its only replica"
         if target is not None and target not in self.peers:
             others = ", ".join(self.peers)
             return f"group {self.group}: {target} is not another replica of it; those are {others}"
@@ -190,7 +234,7 @@ class WorkerSide(ReplicaState):
     @property
     def wants_successor(self) -> bool:
         """Whether a primary looks for somebody to take over."""
-        return self.worker_op is None or self.handoff is not None or self.disk_full
+        return bool(self.peers) and (self.worker_op is None or self.handoff is not None or self.disk_full)
 
     def successor(self) -> Peer | None:
         """Who can take over without a pause, if primacy is to be passed on now."""
@@ -228,7 +272,10 @@ class WorkerSide(ReplicaState):
         self.pass_backoff = min(self.pass_backoff * 2, most)
 
     def set_disk_full(self, full: bool, now: float) -> None:
-        """A full disk refuses writes and hands primacy off; view records have space reserved."""
+        """A full disk refuses writes and hands primacy off; view records have space reserved.
+
+        The only replica of a group keeps it: reads go on.
+        """
         self.now = now
         if full and not self.disk_full and self.leads and self.handoff is None:
             self.resign(None, now)

@@ -1,8 +1,8 @@
-"""The workers of this node: who is attached, who may execute, who is dead.
+"""The workers of this node: which process of a group is the one, what it reports, who is dead.
 
-Guards two rules. At most one living process of a group holds a grant of this node: a second one waits,
-as a backup, until the first is known to be dead. And a grant is never given twice: it is fresh for
-every process that becomes primary, and dies with its process. Pure.
+Guards one rule: at most one living process of a group counts. A second one waits, as a backup, until
+the first is known to be dead, so that a worker is reaped before another takes its place. Who may
+execute is decided by the group's replica, which knows only the process that counts. Pure.
 """
 
 from __future__ import annotations
@@ -14,9 +14,16 @@ from typing import Any
 
 import msgpack
 
-from connserver.limits import GRANTS_PER_INCARNATION, RECORD_TEXT_CHARS, WORKER_DETAILS_BYTES
-from connserver.messages import Attach, ProcessRecord, Role, WorkerRecord, WorkerReport
-from gossip.grants import incarnation_of, make_grant
+from connserver.limits import RECORD_TEXT_CHARS, WORKER_DETAILS_BYTES
+from connserver.messages import (
+    BACKUP,
+    NO_STATE,
+    Attach,
+    ProcessRecord,
+    Role,
+    WorkerRecord,
+    WorkerReport,
+)
 
 DOWN = frozenset({"stopped", "failed", "backoff"})
 """States of a ProcessRecord in which there is no process."""
@@ -41,10 +48,18 @@ class Unwatch:
 
 @dataclass(frozen=True, slots=True)
 class Tell:
-    """This Role goes to the worker behind this identity."""
+    """This Role goes to a worker that waits."""
 
     identity: bytes
     role: Role
+
+
+@dataclass(frozen=True, slots=True)
+class Employ:
+    """This is said by the process of its group that counts."""
+
+    identity: bytes
+    said: Attach
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +79,7 @@ class Waiting:
     old_pid: int
 
 
-WorkerOutcome = Watch | Unwatch | Tell | Lost | Waiting
+WorkerOutcome = Watch | Unwatch | Tell | Employ | Lost | Waiting
 
 
 class Reported(Enum):
@@ -78,77 +93,70 @@ class Reported(Enum):
 
 @dataclass(slots=True)
 class Attached:
-    """A living worker process and what it last said."""
+    """A living worker process, what it said when it came, and what it reported last."""
 
-    group: int
-    pid: int
     identity: bytes
-    endpoint: str
+    said: Attach
     grant: int = 0
     commit: int = 0
     archived: int = 0
     storage: str = ""
     storage_error: str = ""
-    state: str = "ready"
+    state: str = "loading"
     plugins: list[dict[str, Any]] = field(default_factory=list)
 
-
-@dataclass(frozen=True, slots=True)
-class Duty:
-    """What a group's log says of this node: its position, and whether this node leads."""
-
-    era: int = 1
-    view: int = 0
-    primary: bool = False
+    @property
+    def group(self) -> int:
+        """The group it executes for."""
+        return self.said.group
 
     @property
-    def position(self) -> tuple[int, int]:
-        """A grant holds for one of these."""
-        return self.era, self.view
-
-
-NO_DUTY = Duty()
+    def pid(self) -> int:
+        """Its process."""
+        return self.said.pid
 
 
 class Workers:
-    """Attached workers by group. `incarnation` changes by `raised`, duties by `set_duties`."""
+    """Attached workers by group. `boot` is this gossip process's, for the roles of those that wait."""
 
-    def __init__(self, node: str, incarnation: int) -> None:
+    def __init__(self, node: str, boot: int) -> None:
         self._node = node
-        self._incarnation = incarnation
-        self._count = 0
+        self._boot = boot
         self._attached: dict[int, Attached] = {}
         self._candidates: dict[int, Attached] = {}
         self._gone: dict[int, Attached] = {}
         self._last_grants: dict[int, int] = {}
-        self._duties: dict[int, Duty] = {}
 
     # --- events ---------------------------------------------------------------------------------
 
     def attach(self, identity: bytes, said: Attach) -> list[WorkerOutcome]:
-        """A worker is there. The same process again keeps its grant; another waits for its death."""
-        new = Attached(
-            said.group, said.pid, identity, said.endpoint, commit=said.archived, archived=said.archived
-        )
+        """A worker is there, or says more of itself; another process waits for the first one's death."""
         old = self._attached.get(said.group)
         if old is None:
-            self._take(new)
-            return [Watch(new.pid), self._tell(new)]
-        if old.pid == new.pid and old.endpoint == new.endpoint:
-            old.identity = identity
-            return [self._tell(old)]
-        if old.pid == new.pid:  # started over without dying: what it was given before is void
-            self._forget(said.group)
-            self._take(new)
-            return [self._tell(new)]
+            self._attached[said.group] = Attached(identity, said)
+            return [Watch(said.pid), Employ(identity, said)]
+        if old.pid == said.pid:
+            old.identity, old.said = identity, said
+            return [Employ(identity, said)]
+        new = Attached(identity, said)
         known = self._candidates.get(said.group)
         self._candidates[said.group] = new
-        outcomes: list[WorkerOutcome] = [self._tell(new)]
+        outcomes: list[WorkerOutcome] = []
+        if known is None or not is_repeat(known.said, said):
+            outcomes.append(self._wait(new))
         if known is None or known.pid != new.pid:
             outcomes = [Waiting(said.group, new.pid, old.pid), Watch(new.pid), *outcomes]
             if known is not None:
                 outcomes.append(Unwatch(known.pid))
         return outcomes
+
+    def granted(self, group: int, grant: int) -> None:
+        """The replica has given the attached worker this grant; 0: it has taken it away."""
+        worker = self._attached.get(group)
+        if worker is not None:
+            worker.grant = grant
+            if grant:
+                self._last_grants[group] = grant
 
     def report(self, identity: bytes, said: WorkerReport) -> Reported:
         """Positions, storage and plugins of an attached worker."""
@@ -181,12 +189,12 @@ class Workers:
         for group, worker in list(self._attached.items()):
             if worker.pid != pid:
                 continue
-            self._forget(group)
+            self._gone[group] = self._attached.pop(group)
             outcomes += [Lost(group, worker.identity), Unwatch(pid)]
             candidate = self._candidates.pop(group, None)
             if candidate is not None:
-                self._take(candidate)
-                outcomes.append(self._tell(candidate))
+                self._attached[group] = candidate
+                outcomes.append(Employ(candidate.identity, candidate.said))
         return outcomes
 
     def supervised(self, table: Iterable[ProcessRecord]) -> list[WorkerOutcome]:
@@ -202,47 +210,21 @@ class Workers:
                 outcomes += self.died(worker.pid)
         return outcomes
 
-    def set_duties(self, duties: dict[int, Duty]) -> list[WorkerOutcome]:
-        """What this node is to each of its groups from now on; roles change accordingly."""
-        before, self._duties = self._duties, duties
-        outcomes: list[WorkerOutcome] = []
-        for group, worker in self._attached.items():
-            if before.get(group) != duties.get(group):
-                moved = before.get(group, NO_DUTY).position != self._duty(group).position
-                self._regrant(worker, anew=moved)
-                outcomes.append(self._tell(worker))
-        return outcomes
-
-    def raised(self, incarnation: int) -> list[WorkerOutcome]:
-        """This node has a new incarnation: all grants are given anew."""
-        self._incarnation = incarnation
-        self._count = 0
-        self._gone.clear()
-        self._last_grants.clear()
-        for worker in self._attached.values():
-            self._regrant(worker, anew=True)
-        return self.roles()
-
     # --- what others read -----------------------------------------------------------------------
 
-    def roles(self) -> list[WorkerOutcome]:
-        """Everybody's Role again: the heartbeat of gossip to its workers."""
-        told = [*self._attached.values(), *self._candidates.values()]
-        return [self._tell(worker) for worker in told]
+    def waiting(self) -> list[WorkerOutcome]:
+        """The Role of everybody who waits, again: the heartbeat of gossip to its workers."""
+        return [self._wait(worker) for worker in self._candidates.values()]
 
     def attached(self, group: int) -> Attached | None:
         """The living worker of a group that is not waiting for another's death."""
         return self._attached.get(group)
 
-    def exhausted(self) -> bool:
-        """No grant is left in this incarnation; it has to be raised."""
-        return self._count >= GRANTS_PER_INCARNATION - 1
-
     def rows(self) -> list[WorkerRecord]:
         """The node record's workers, the dead ones included for the grants they had."""
         rows = {group: self._row(worker, "gone") for group, worker in self._gone.items()}
         for group, worker in self._attached.items():
-            rows[group] = self._row(worker, worker.state)
+            rows[group] = self._row(worker, "serving" if worker.grant else worker.state)
         return [rows[group] for group in sorted(rows)]
 
     # --- inside ---------------------------------------------------------------------------------
@@ -251,35 +233,15 @@ class Workers:
         candidate = self._candidates.get(group)
         return candidate is not None and candidate.pid == pid
 
-    def _duty(self, group: int) -> Duty:
-        return self._duties.get(group, NO_DUTY)
-
-    def _take(self, worker: Attached) -> None:
-        self._attached[worker.group] = worker
-        self._regrant(worker, anew=True)
-
-    def _forget(self, group: int) -> None:
-        self._gone[group] = self._attached.pop(group)
-
-    def _regrant(self, worker: Attached, *, anew: bool) -> None:
-        if not self._duty(worker.group).primary or self.exhausted():
-            worker.grant = 0
-        elif anew or not worker.grant:
-            self._count += 1
-            worker.grant = make_grant(self._incarnation, self._count)
-            self._last_grants[worker.group] = worker.grant
-
-    def _tell(self, worker: Attached) -> Tell:
-        duty = self._duty(worker.group)
-        granted = bool(worker.grant) and self._attached.get(worker.group) is worker
-        role = Role(worker.group, worker.grant if granted else 0, granted, duty.era, duty.view)
+    def _wait(self, worker: Attached) -> Tell:
+        role = Role(worker.group, 0, BACKUP, 0, 0, False, 0, 0, self._boot)
         return Tell(worker.identity, role)
 
     def _row(self, worker: Attached, state: str) -> WorkerRecord:
         return WorkerRecord(
             group=worker.group,
             pid=worker.pid,
-            endpoint=worker.endpoint,
+            endpoint=worker.said.endpoint,
             # also when it is void: a route never falls back behind a grant that was published
             grant=self._last_grants.get(worker.group, 0),
             state=state,
@@ -294,10 +256,17 @@ class Workers:
         """What holds after every event; called by the tests."""
         grants = [worker.grant for worker in self._attached.values() if worker.grant]
         assert len(grants) == len(set(grants)), "one grant given twice"
-        assert all(incarnation_of(grant) == self._incarnation for grant in grants)
         for group, candidate in self._candidates.items():
             assert not candidate.grant, "a waiting worker with a grant"
             assert self._attached[group].pid != candidate.pid, "a worker that waits for itself"
+
+
+def is_repeat(before: Attach, said: Attach) -> bool:
+    """Whether a worker says the same again because it is not attached: it hears with the next heartbeat.
+
+    Answered at once it would say it again at once. A question without a state is always answered.
+    """
+    return said == before and said.applied != NO_STATE
 
 
 def worker_name(node: str, group: int) -> str:

@@ -89,7 +89,7 @@ class Courier:
         if self._duplex is None:
             if now - self._asked >= OPEN_AGAIN_S:
                 self._asked = now
-                self._port.send([encode(OpenStream(f"group:{self._group}", self._boot, self.route.grant))])
+                self._port.send([encode(OpenStream(f"group:{self._group}", self._boot, self.route.grant, 0))])
             return
         greet = now - self._greeted >= GREET_S
         if greet:
@@ -127,7 +127,6 @@ class Courier:
             self._done(message.target, message.upto)
             return
         self._met(message.target, message.upto)
-        # asking ends our turn, whose parcels are among what waits: the stream has to begin with the first
-        waiting = self._waiting(self.route.group)
+        # the stream begins with the first that waits; what commits from now on follows it
         self._is_met = True
-        self.send(waiting)
+        self.send(self._waiting(self.route.group))

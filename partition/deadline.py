@@ -12,8 +12,9 @@ import asyncio
 import faulthandler
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FrameType
+from typing import Protocol
 
 STUCK_S = 8.0
 """A worker whose loop has not turned for so long ends: far above a collection or a slow machine, and
@@ -44,6 +45,34 @@ class Watchdog:
 class HandlerTimeout(BaseException):
     """Raised inside a callback that has run for too long; not an Exception, so that plugins do not
     catch it by accident."""
+
+
+class Callback(Protocol):
+    """A callback that runs: `started` by the clock of `time.perf_counter`."""
+
+    @property
+    def plugin(self) -> str: ...
+    @property
+    def started(self) -> float: ...
+
+
+class Patience:
+    """How long callbacks may run, by plugin, in seconds."""
+
+    def __init__(self, by_plugin: Mapping[str, float], otherwise: float) -> None:
+        self._by_plugin = dict(by_plugin)
+        self._otherwise = otherwise
+
+    @property
+    def shortest(self) -> float:
+        """So often whoever watches has to look."""
+        return min(self._by_plugin.values(), default=self._otherwise)
+
+    def is_over(self, running: Callback | None, now: float) -> bool:
+        """Whether what runs has run for longer than its plugin may."""
+        if running is None:
+            return False
+        return now - running.started >= self._by_plugin.get(running.plugin, self._otherwise)
 
 
 class Deadline:

@@ -46,6 +46,11 @@ class Running:
     partition: int
     started: float
 
+    @property
+    def plugin(self) -> str:
+        """The name of the plugin whose callback it is."""
+        return self.method.plugin
+
 
 @dataclass(slots=True)
 class Beat:

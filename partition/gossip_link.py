@@ -1,19 +1,31 @@
-"""The worker's tie to the gossip process of its node: attaching, its role, reports, administration.
+"""The worker's tie to the gossip process of its node: attaching, roles, the log, administration.
 
-Guards: a worker serves only under a grant it was given; when the gossip process has restarted (no
-role heard for a second) the worker attaches again and goes on under its grant until told another.
+Guards: what gossip says is handed on in its order, since the order of Deliver, Committed and Role is
+part of their meaning; and when nothing was heard for a second the worker says that it is there, as a
+gossip process that has started again knows nobody.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 from connserver import sockets
 from connserver.codec import decode, encode
 from connserver.driver import Port
 from connserver.errors import WireError
-from connserver.messages import AdminReply, AdminRequest, Attach, Role, WorkerReport
+from connserver.messages import (
+    AdminReply,
+    AdminRequest,
+    Archived,
+    Attach,
+    Drained,
+    GetBarrier,
+    Role,
+    Submit,
+    WorkerReport,
+)
 
 ATTACH_AGAIN_S = 1.0
 """Silence after which the gossip process is taken to have restarted (it speaks every 250 ms)."""
@@ -22,37 +34,40 @@ FIRST_ATTACH_S = 0.1
 
 
 class GossipLink:
-    """`on_role` and `on_admin` are called in the loop; `report` is asked for once a second."""
+    """`on_message` gets everything of the log, `on_role` and `on_admin` the rest, in order, in the loop;
+    `report` is asked for once a second."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         context: sockets.Context,
         endpoint: str,
-        attach: Attach,
+        hello: Attach,
         on_role: Callable[[Role], None],
-        on_admin: Callable[[AdminRequest], AdminReply],
+        on_message: Callable[[Any], None],
+        on_admin: Callable[[AdminRequest], None],
         report: Callable[[], WorkerReport],
     ) -> None:
         self._loop = loop
-        self._attach = attach
+        self._hello = hello
         self._on_role = on_role
+        self._on_message = on_message
         self._on_admin = on_admin
         self._report = report
-        self._heard = 0.0
+        self._heard = float("-inf")
         self._reported = 0.0
-        identity = b"worker:%d:%d" % (attach.group, attach.pid)
+        identity = b"worker:%d:%d" % (hello.group, hello.pid)
         self._port = Port(loop, sockets.dealer(context, identity, endpoint), self._received)
         self._timer = loop.call_soon(self._tick)
 
-    def attached_at(self, archived: int) -> None:
-        """What a new attach says of the archive."""
-        self._attach = Attach(self._attach.group, self._attach.pid, self._attach.endpoint, archived)
+    def send(self, message: Any) -> None:
+        """Say something; lost if gossip is not there, as it then knows nothing of us anyway."""
+        self._port.send([encode(message)])
 
     def report_now(self) -> None:
         """Something changed that others wait for."""
         self._reported = self._loop.time()
-        self._port.send([encode(self._report())])
+        self.send(self._report())
 
     def close(self) -> None:
         """Stop talking."""
@@ -62,7 +77,7 @@ class GossipLink:
     def _tick(self) -> None:
         now = self._loop.time()
         if now - self._heard > ATTACH_AGAIN_S:
-            self._port.send([encode(self._attach)])
+            self.send(self._hello)
             self._timer = self._loop.call_later(FIRST_ATTACH_S, self._tick)
             return
         if now - self._reported >= 1.0:
@@ -78,4 +93,35 @@ class GossipLink:
         if isinstance(message, Role):
             self._on_role(message)
         elif isinstance(message, AdminRequest):
-            self._port.send([encode(self._on_admin(message))])
+            self._on_admin(message)
+        else:
+            self._on_message(message)
+
+
+class GrantedLog:
+    """The group's log under one grant, as `Serving` uses it."""
+
+    def __init__(self, link: GossipLink, group: int, grant: int) -> None:
+        self._link = link
+        self._group = group
+        self._grant = grant
+
+    def submit(self, first_op: int, payloads: list[bytes]) -> None:
+        """Hand in packed entries from `first_op` on."""
+        self._link.send(Submit(self._group, self._grant, first_op, payloads))
+
+    def ask_barrier(self, token: int) -> None:
+        """Ask for the word that the grant still holds."""
+        self._link.send(GetBarrier(self._group, self._grant, token))
+
+    def drained(self) -> None:
+        """Everything executed is handed in."""
+        self._link.send(Drained(self._group, self._grant))
+
+    def archived(self, op: int) -> None:
+        """The log may forget up to here."""
+        self._link.send(Archived(self._group, op))
+
+    def reply(self, reply: AdminReply) -> None:
+        """Answer an administrator."""
+        self._link.send(reply)

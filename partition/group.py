@@ -108,6 +108,11 @@ class Group:
         self.post.new_turn()
         return self._turn.finish()
 
+    @property
+    def turn_size(self) -> int:
+        """Bytes that the entry of this turn will have, about."""
+        return self._turn.size
+
     def tick(self, now: float) -> None:
         """Timers, plugins' `every`, volatile room state, expiry."""
         self.at(now)
@@ -161,6 +166,11 @@ class Group:
         """A gateway has died: its sessions wait for their clients to come back elsewhere."""
         self.at(now)
         self.logins.gateway_gone(gateway)
+
+    def gateway_lacks(self, gateway: int, now: float) -> None:
+        """Outputs for a gateway were given up: its connections with sessions here begin anew."""
+        self.at(now)
+        self.logins.gateway_lacks(gateway)
 
     def kick(self, user: int) -> int:
         """End every session of a user; returns how many there were."""

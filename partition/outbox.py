@@ -4,9 +4,9 @@ Guards exactly-once between shards: a parcel's number is assigned in the source'
 target writes its cursor in the entry that holds the parcel's effects and takes only cursor + 1;
 the source deletes a parcel by an entry of its own after the target's entry has committed.
 
-A group that was loaded from an archive may have forgotten its last parcels. So each new stream begins
-with the target's cursor, and with the first parcel the source has: what one side forgot is skipped by
-the other, and numbers that were used before are not used again. Parcels of this life wait for that.
+A group whose log was lost begins with its archive and may have forgotten its last parcels. So each new
+stream begins with the target's cursor, and with the first parcel the source has: what one side forgot is
+skipped by the other, and numbers that were used before are not used again. Parcels wait for that.
 """
 
 from __future__ import annotations
@@ -72,11 +72,14 @@ class Outbox:
         counter = object_id(self._partition, OUTBOX_LOCAL + target)
         self._ledger.write(counter, OUTBOX, {"target": target, "last": number})
 
-    def met(self, target: int, cursor: int) -> None:
+    def met(self, target: int, cursor: int) -> bool:
         """A stream to the target begins: it has had everything up to its cursor, perhaps from an earlier
-        life of ours that gave numbers which are forgotten here. What this life gave them to is new."""
+        life of ours that gave numbers which are forgotten here. What this life gave them to is new.
+
+        Returns whether what waits got other numbers; under those it is sent again, as of this turn."""
         lane = self._lanes.setdefault(target, _Lane())
-        if lane.met or cursor <= lane.loaded:
+        anew = not lane.met and cursor > lane.loaded
+        if not anew:
             self.confirmed(target, cursor)
         else:
             self.confirmed(target, lane.loaded)
@@ -84,8 +87,10 @@ class Outbox:
             lane.waiting = deque((number, oid, body) for number, (_, oid, body) in renumbered)
             for number, oid, body in lane.waiting:
                 self._write(target, number, oid, body)
+                self._ledger.turn.parcel(target, number, body)
             lane.last = cursor + len(lane.waiting)
         lane.met = True
+        return anew
 
     def begins(self, source: int, number: int) -> int:
         """A stream of the source begins with this parcel: all before it were confirmed to it, so what

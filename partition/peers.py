@@ -1,14 +1,15 @@
 """The streams that others have opened to this worker: gateways, and workers with parcels.
 
 Guards: a stream is only served under the grant it was opened for; items are executed in the order
-in which they were numbered; a gateway that has fallen silent is reported, so that its sessions can
-wait for their clients elsewhere.
+in which they were numbered; what a gateway has is learnt from what it acknowledges; a gateway that
+has fallen silent is reported, so that its sessions can wait for their clients elsewhere.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from connserver.codec import encode
@@ -33,15 +34,14 @@ SILENT_S = 5.0
 GREET_S = 1.0
 
 HELD_S = 10.0
-"""So long after a grant began outputs wait for gateways that have not opened their streams yet: a room's
-events must not be missing between the old worker's and the first request to the new one."""
+"""So long after a grant began a gateway that sessions or outputs name may take to open its stream."""
 
-HELD_BATCHES = 4_096
-"""Most of them for one gateway; a room that speaks so much loses them, as with a gateway that is gone."""
-
-_WORK = (Requests, Parcels)
+WORK = (Requests, Parcels)
+"""What brings something to execute."""
 
 Send = Callable[[bytes, bytes], object]
+Received = Callable[[int, int], None]
+"""The gateway of this boot has all outputs up to this op."""
 
 
 @dataclass(slots=True)
@@ -52,53 +52,84 @@ class Peer:
     name: str
     boot: int
     duplex: Duplex
+    serial: int
     begun: bool = False
     """Whether a first parcel has come over this stream."""
+    told: bool = False
+    """Whether a group knows our cursor; before that it hears of no parcel."""
+    posted: deque[tuple[int, int]] = field(default_factory=deque)
+    """(number, op) of outputs that the gateway has not acknowledged."""
+
+    def acknowledged(self, number: int) -> int:
+        """The op of the last outputs up to this number; 0 if it acknowledges none anew."""
+        op = 0
+        while self.posted and self.posted[0][0] <= number:
+            op = self.posted.popleft()[1]
+        return op
 
 
 class Peers:
     """All open streams of this worker's present grant."""
 
-    def __init__(self, grant: int, send: Send) -> None:
+    def __init__(self, grant: int, send: Send, received: Received = lambda boot, op: None) -> None:
         self.grant = grant
         self._send = send
+        self._received = received
         self._by_identity: dict[bytes, Peer] = {}
         self._by_boot: dict[int, Peer] = {}
         self._by_group: dict[int, Peer] = {}
         self._greeted = 0.0
-        self._held: dict[int, list[tuple[OutputBatch, int, int]]] = {}
-        self._held_until: float | None = None
+        self._serials = 0
 
     def receive(self, identity: bytes, message: Any, now: float) -> tuple[Peer, Requests | Parcels] | None:
-        """One message from a peer; what is to be executed now, if it brought anything."""
-        if isinstance(message, OpenStream):
-            self._open(identity, message, now)
-            return None
+        """One message of an open stream; what is to be executed now, if it brought anything."""
         peer = self._by_identity.get(identity)
         if peer is None or getattr(message, "grant", None) != self.grant:
             self._send(identity, encode(WrongGrant(getattr(message, "grant", 0), self.grant)))
             return None
-        if isinstance(message, _WORK):
-            if peer.duplex.accept(message.number, message.acked, now):
-                return peer, message
-        elif isinstance(message, StreamAck | StreamProbe | StreamResend):
+        if isinstance(message, WORK):
+            accepted = peer.duplex.accept(message.number, message.acked, now)
+            self._acknowledged(peer, message.acked)
+            return (peer, message) if accepted else None
+        if isinstance(message, StreamAck | StreamProbe | StreamResend):
             peer.duplex.control(message, now)
+            if isinstance(message, StreamAck):
+                self._acknowledged(peer, message.acked)
         return None
 
-    def outputs(self, batch: OutputBatch, view: int, op: int, now: float) -> None:
-        """Send committed outputs to their gateway, as soon as it is there."""
-        peer = self._by_boot.get(batch.gateway)
-        if peer is not None:
-            self._post(peer, batch, view, op, now)
-            return
-        if self._held_until is None:
-            self._held_until = now + HELD_S
-        held = self._held.setdefault(batch.gateway, [])
-        if now < self._held_until and len(held) < HELD_BATCHES:
-            held.append((batch, view, op))
+    def _acknowledged(self, peer: Peer, number: int) -> None:
+        op = peer.acknowledged(number) if peer.posted else 0
+        if op:
+            self._received(peer.boot, op)
 
-    def _post(self, peer: Peer, batch: OutputBatch, view: int, op: int, now: float) -> None:
+    def open(self, identity: bytes, message: OpenStream, now: float) -> Peer | None:
+        """Begin a stream; None if it is for another grant. A gateway is told next what it lacks."""
+        if message.grant != self.grant:
+            self._send(identity, encode(WrongGrant(message.grant, self.grant)))
+            return None
+        duplex = Duplex(self.grant, lambda data: self._send(identity, data), now)
+        self._serials += 1
+        peer = Peer(identity, message.sender, message.boot, duplex, self._serials)
+        former = self._by_identity.get(identity)
+        if former is not None:
+            self._forget(former)
+        self._by_identity[identity] = peer
+        source = source_of(message.sender)
+        if source is not None:
+            self._by_group[source] = peer
+        else:
+            self._by_boot[message.boot] = peer
+        self._send(identity, encode(StreamOpened(self.grant)))
+        return peer
+
+    def outputs(self, batch: OutputBatch, view: int, op: int, now: float) -> None:
+        """Send committed outputs to their gateway; one that is not here begins with what it lacks."""
+        peer = self._by_boot.get(batch.gateway)
+        if peer is None:
+            return
+
         def make(number: int, acked: int) -> Outputs:
+            peer.posted.append((number, op))
             return Outputs(
                 self.grant, number, acked, view, op, batch.targets, batch.kinds, batch.answers, batch.bodies
             )
@@ -109,18 +140,26 @@ class Peers:
     def parcels_done(self, source: int, target: int, upto: int, now: float) -> None:
         """Tell another group that its parcels have had their effect here for good."""
         peer = self._by_group.get(source)
-        if peer is not None:
-            peer.duplex.post(lambda number, acked: ParcelsDone(self.grant, number, acked, target, upto), now)
+        if peer is None or not peer.told:
+            return
+
+        def make(number: int, acked: int) -> ParcelsDone:
+            return ParcelsDone(self.grant, number, acked, target, upto)
+
+        if not peer.duplex.post(make, now):
+            self._forget(peer)
+
+    def may_tell(self, serial: int) -> None:
+        """What follows for this stream of a group has committed: it may hear our cursor."""
+        for peer in self._by_group.values():
+            if peer.serial == serial:
+                peer.told = True
 
     def tick(self, now: float) -> list[int]:
         """Acknowledge, probe, greet; the boots of gateways that are silent for too long."""
         greet = now - self._greeted >= GREET_S
         if greet:
             self._greeted = now
-        if self._held_until is None:
-            self._held_until = now + HELD_S
-        elif now >= self._held_until:
-            self._held.clear()
         gone = []
         for peer in list(self._by_identity.values()):
             if now - peer.duplex.heard > SILENT_S:
@@ -131,6 +170,10 @@ class Peers:
                 peer.duplex.tick(now, greet=greet)
         return gone
 
+    def close(self, peer: Peer) -> None:
+        """Serve this stream no longer; its owner opens another and says everything again."""
+        self._forget(peer)
+
     def __len__(self) -> int:
         return len(self._by_identity)
 
@@ -139,25 +182,9 @@ class Peers:
         """The gateways that have a stream."""
         return frozenset(self._by_boot)
 
-    def _open(self, identity: bytes, message: OpenStream, now: float) -> None:
-        if message.grant != self.grant:
-            self._send(identity, encode(WrongGrant(message.grant, self.grant)))
-            return
-        duplex = Duplex(self.grant, lambda data: self._send(identity, data), now)
-        peer = Peer(identity, message.sender, message.boot, duplex)
-        self._by_identity[identity] = peer
-        source = source_of(message.sender)
-        if source is not None:
-            self._by_group[source] = peer
-        else:
-            self._by_boot[message.boot] = peer
-        self._send(identity, encode(StreamOpened(self.grant)))
-        if self._by_boot.get(message.boot) is peer:
-            for batch, view, op in self._held.pop(message.boot, ()):
-                self._post(peer, batch, view, op, now)
-
     def _forget(self, peer: Peer) -> None:
-        self._by_identity.pop(peer.identity, None)
+        if self._by_identity.get(peer.identity) is peer:
+            del self._by_identity[peer.identity]
         for index in (self._by_boot, self._by_group):
             for key in [key for key, known in index.items() if known is peer]:
                 del index[key]

@@ -22,6 +22,7 @@ from partition.sessions import Place, Session, Sessions
 from partition.turn import TurnBuilder
 
 CLOSE_NORMAL = 1000
+CLOSE_AGAIN = 1012
 CLOSE_EXPIRED = 4001
 CLOSE_REPLACED = 4002
 CLOSE_KICKED = 4003
@@ -71,6 +72,13 @@ class SessionDesk:
         """A gateway has died: its sessions wait for their clients to come back elsewhere."""
         for session in self._sessions.everyone():
             if session.place is not None and session.place[0] == gateway:
+                self._sessions.leave(session, self.now)
+
+    def gateway_lacks(self, gateway: int) -> None:
+        """Outputs for a living gateway are lost: its clients resume, and are told what they missed."""
+        for session in self._sessions.everyone():
+            if session.place is not None and session.place[0] == gateway:
+                self._close(gateway, session.place[1], CLOSE_AGAIN, "events were lost on the way: resume")
                 self._sessions.leave(session, self.now)
 
     def login(self, gateway: int, connection: int, sequence: int, body: Message) -> None:

@@ -1,7 +1,8 @@
 """The worker process of one partition group on one node: the shell around everything here.
 
-It loads its plugins, attaches to its node's gossip process, and while it holds a grant loads the
-group from the archive and serves it. What it may do is decided by its role; how, by `Serving`.
+It loads its plugins and the group's state, follows the group's log as a backup, and executes while it
+holds a grant. What it may do is decided by `partition.duty`; how it executes, by `partition.serving`.
+Guards: one thing at a time changes the state, the backup that applies or the tenure that executes.
 """
 
 from __future__ import annotations
@@ -9,52 +10,55 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import random
 import secrets
 import time
 from typing import Any
 
 from connserver import sockets, telemetry
-from connserver.codec import decode
+from connserver.codec import decode, encode
 from connserver.driver import Port, new_loop
-from connserver.errors import ClientError, PluginLoadError, StorageError, WireError
+from connserver.errors import ClientError, PluginLoadError, WireError
 from connserver.messages import (
+    BACKUP,
+    STALE_GRANT,
     AdminReply,
     AdminRequest,
-    Attach,
-    Image,
+    BarrierPassed,
+    Committed,
+    Deliver,
+    Drained,
+    GetSnapshot,
+    OpenStream,
+    Rebase,
+    Refused,
     Role,
     RouteEntry,
     WorkerReport,
+    WrongGrant,
 )
-from connserver.model import Value
-from connserver.plugin import Result
-from connserver.process import Lifeline, ProcessOptions
+from connserver.process import START_ANEW, Lifeline, ProcessOptions
 from connserver.route_feed import RouteFeed
-from partition import archive_outcomes as outcomes
-from partition.archive import Archiver, open_snapshot
-from partition.background import BackgroundWork
-from partition.courier_service import CourierService
-from partition.deadline import Deadline, Watchdog
-from partition.dispatch import Dispatcher
-from partition.effects import Background, Caller
-from partition.gossip_link import GossipLink
-from partition.group import Group
+from connserver.running import RunningNote, note_path
+from partition.attachment import Attachment
+from partition.backup import Backup
+from partition.deadline import Watchdog
+from partition.duty import Act, Standing, judge
+from partition.gossip_link import GossipLink, GrantedLog
+from partition.holding import Holding
 from partition.incident_file import IncidentFile
 from partition.loader import load_plugins
-from partition.objects import Store
 from partition.operating import operate
-from partition.peers import Peers
-from partition.serving import Serving
-from partition.suspects import Suspects
-
-LOAD_AGAIN_S = 0.5
-"""Between attempts to load the group while PostgreSQL cannot be read."""
-
-DEFAULT_HANDLER_TIMEOUT_MS = 250
+from partition.promotion import Office, Tenure, patience_of, promote
+from partition.report import report
 
 STOP_ARCHIVE_S = 5.0
-"""How long a stopping worker may take to archive the rest."""
+"""How long a stopping primary may take to archive the rest."""
+
+ATTACH_AGAIN_S = 0.25
+"""Between two attempts to begin anew: what is under way for the earlier one is let pass."""
+
+EARLY_STREAMS = 4_096
+"""Streams opened for a grant that this worker has not heard of yet; they wait for it."""
 
 log = telemetry.get_logger(__name__)
 
@@ -66,319 +70,321 @@ class Worker:
         self._loop = loop
         self._options = options
         self._config = options.config
-        self._group_id = options.group
+        self._group = options.group
         self._boot = secrets.randbits(63)
         self._context = sockets.context()
-        self._role = Role(options.group, 0, False, 0, 0)
-        self._serving: Serving | None = None
-        self._loading: asyncio.Task[None] | None = None
-        self._couriers: CourierService | None = None
-        self._state = "standby"
-        self._storage_error = ""
+        self._role = Role(options.group, 0, BACKUP, 0, 0, False, 0, 0, 0)
+        self._office: Office | None = None
+        self._tenure: Tenure | None = None
+        self._void = 0
+        self._attached_at = float("-inf")
+        self._attached_to = 0
+        self._early: dict[bytes, OpenStream] = {}
+        self._ending = False
         self.stopped: asyncio.Future[int] = loop.create_future()
-        self._lifeline = Lifeline(loop, options, self._stop)
-        node_dir = options.places.node_dir(options.node)
+        self._lifeline = Lifeline(loop, options, lambda reason: self._stop(reason, 0))
         self._watchdog = Watchdog(loop)
-        self._suspects = Suspects(node_dir / f"w-{options.group}.suspects")
-        self._incidents = IncidentFile(options.places.log_dir, options.node)
 
     def start(self) -> None:
-        """Load plugins, listen, attach."""
-        death = self._suspects.last_death
-        if death is not None:
-            log.warning("worker.died_running", source=str(death.source), deaths=death.deaths)
-        paths = [plugin.path for plugin in self._config.plugins if plugin.in_group(self._group_id)]
-        self._plugins = load_plugins(paths)
-        endpoint = self._options.places.worker_endpoint(self._options.node, self._group_id)
-        router = sockets.router(self._context)
-        self._endpoint = sockets.bind(router, endpoint)
-        self._router = Port(self._loop, router, self._received)
-        attach = Attach(self._group_id, os.getpid(), self._endpoint, 0)
-        gossip_endpoint = self._options.places.gossip_endpoint(self._options.node)
-        self._gossip = GossipLink(
-            self._loop, self._context, gossip_endpoint, attach, self._on_role, self._on_admin, self._report
+        """Load plugins, listen, say that we are there; PluginLoadError."""
+        options, places = self._options, self._options.places
+        self._plugins = load_plugins(
+            plugin.path for plugin in self._config.plugins if plugin.in_group(self._group)
         )
-        identity = b"worker-routes:%d:%d" % (self._group_id, os.getpid())
-        self._routes = RouteFeed(
+        self._patience = patience_of(self._config, self._group)
+        router = sockets.router(self._context)
+        self._endpoint = sockets.bind(router, places.worker_endpoint(options.node, self._group))
+        self._router = Port(self._loop, router, self._received)
+        self._holding = Holding(
             self._loop,
             self._context,
             self._config,
-            self._options.places,
-            self._options.name,
-            identity,
-            self._on_routes,
-        )
-
-    # --- role and loading ---
-
-    def _on_role(self, role: Role) -> None:
-        if role.group != self._group_id or role == self._role:
-            return
-        log.info("worker.role", primary=role.primary, grant=role.grant, view=role.view)
-        self._role = role
-        if role.primary and role.grant:
-            self._become_primary()
-        else:
-            self._become_backup()
-        self._gossip.report_now()
-
-    def _become_primary(self) -> None:
-        if self._serving is not None:
-            # The same state under another grant: all streams begin anew.
-            self._serving.peers = Peers(self._role.grant, self._send)
-            self._serving.view = self._role.view
-            self._serving.archiver.promote(self._role.view)
-        elif self._loading is None:
-            self._state = "loading"
-            self._loading = self._loop.create_task(self._load())
-
-    def _become_backup(self) -> None:
-        if self._serving is not None:
-            # What it executed under its grant may not be what the others have: begin anew as a process.
-            log.warning("worker.deposed")
-            self._stop("the grant was taken away")
-            return
-        self._state = "standby"
-        self._lifeline.ready(self._endpoint)
-
-    async def _load(self) -> None:
-        while True:
-            try:
-                images, archived_op, view, era = await asyncio.to_thread(self._read_archive)
-                break
-            except StorageError as error:
-                self._storage_error = str(error)
-                self._lifeline.waiting(str(error))
-                await asyncio.sleep(LOAD_AGAIN_S)
-        self._storage_error = ""
-        self._loading = None
-        if not self._role.primary:
-            self._state = "standby"
-            return
-        self._serve(images, archived_op, max(view, self._role.view), era)
-
-    def _read_archive(self) -> tuple[list[Image], int, int, int]:
-        with open_snapshot(self._options.storage_dsn, self._group_id) as snapshot:
-            images = [image for batch in snapshot.batches() for image in batch]
-            return images, snapshot.archived_op, snapshot.view, snapshot.era
-
-    def _serve(self, images: list[Image], archived_op: int, view: int, era: int) -> None:
-        store = Store()
-        store.load(images)
-        self._plugins.refuse_unreadable(store)
-        dispatcher = Dispatcher(
-            store,
+            options.storage_dsn,
+            self._group,
             self._plugins,
-            random=random.Random(),
-            on_incident=self._incidents.record,
-            incident_prefix=f"{self._options.node}-{self._group_id}",
-            on_slow=lambda method, ms: log.warning("method.slow", method=method, milliseconds=round(ms, 1)),
-            on_log=_plugin_log,
+            self._endpoint,
+            routed=lambda: self._routes.table.entry(self._group),
+            loaded=self._loaded,
+            refused=lambda: self._stop("stored objects cannot be read by the plugins", 1),
+            waiting=self._lifeline.waiting,
         )
-        self._background = BackgroundWork(
-            self._loop, self._plugins.backgrounds, self._background_returned, self._incidents.failed
-        )
-        group = Group(
-            group=self._group_id,
-            groups=self._config.cluster.partition_groups,
-            store=store,
-            dispatcher=dispatcher,
-            secret=lambda: secrets.token_hex(16),
-            resume_window_s=self._config.auth.resume_window_s,
-            background=self._background.start,
-            limits=self._config.limits,
-            keepalive_ms=self._config.gateway.keepalive_ms,
-        )
-        group.at(time.time())
-        group.load()
-        gc.freeze()  # what has been loaded mostly stays
-        archiver = Archiver(
-            self._options.storage_dsn,
-            self._group_id,
-            era=era,
-            view=view,
-            archived_op=archived_op,
-            on_outcome=self._archived_in_thread,
-            archive_interval_ms=self._config.storage.archive_interval_ms,
-        )
-        archiver.start()
-        archiver.promote(view)
-        self._serving = Serving(
-            self._loop,
-            group=group,
-            peers=Peers(self._role.grant, self._send),
-            view=view,
-            archived_op=archived_op,
-            archiver=archiver,
-            suspects=self._suspects,
-            deadline=Deadline(self._handler_timeout_s(), lambda: self._overdue(dispatcher)),
-            deliver=self._deliver,
-        )
-        self._watchdog.start()
-        self._state = "ready"
-        self._gossip.attached_at(archived_op)
-        self._gossip.report_now()
-        self._couriers = CourierService(
+        self._attachment = Attachment(self._group, os.getpid(), self._endpoint)
+        self._gossip = GossipLink(
             self._loop,
             self._context,
-            self._group_id,
-            self._boot,
-            self._routes.table,
-            self._waiting_parcels,
-            self._serving.parcels_done,
-            self._serving.parcels_met,
+            places.gossip_endpoint(options.node),
+            self._attachment.hello(),
+            self._on_role,
+            self._on_message,
+            self._on_admin,
+            self._report,
         )
-        for target in sorted({target for target, _, _ in group.outbox.waiting()}):
-            self._couriers.open(target)
-        log.info("worker.serving", objects=len(store), archived=archived_op, grant=self._role.grant)
+        identity = b"worker-routes:%d:%d" % (self._group, os.getpid())
+        self._routes = RouteFeed(
+            self._loop, self._context, self._config, places, options.name, identity, self._on_routes
+        )
+
+    def _begin(self) -> None:
+        """The replica of this node speaks to us, so whatever ran here before is dead and accounted for."""
+        options = self._options
+        self._office = Office(
+            loop=self._loop,
+            context=self._context,
+            config=self._config,
+            node=options.node,
+            group=self._group,
+            plugins=self._plugins,
+            patience=self._patience,
+            incidents=IncidentFile(options.places.log_dir, options.node),
+            note=RunningNote(note_path(options.places.node_dir(options.node), self._group)),
+            send=self._send,
+            boot=self._boot,
+            routes=self._routes.table,
+        )
+        self._holding.load(self._role.era, 0)
+
+    def _loaded(self) -> None:
+        self._attach()
+        self._gossip.report_now()
         self._lifeline.ready(self._endpoint)
 
-    def _handler_timeout_s(self) -> float:
-        """The shortest limit of the plugins here: how often a running callback is looked at."""
-        limits = [
-            plugin.handler_timeout_ms for plugin in self._config.plugins if plugin.in_group(self._group_id)
-        ]
-        return min(limits, default=DEFAULT_HANDLER_TIMEOUT_MS) / 1000
+    # --- the role ---
 
-    def _overdue(self, dispatcher: Dispatcher) -> bool:
-        running = dispatcher.running
-        return running is not None and time.perf_counter() - running.started >= self._handler_timeout_s()
-
-    def _archived_in_thread(self, outcome: outcomes.Outcome) -> None:
-        self._loop.call_soon_threadsafe(self._archived, outcome)
-
-    def _archived(self, outcome: outcomes.Outcome) -> None:
-        serving = self._serving
-        if serving is None:
+    def _on_role(self, role: Role) -> None:
+        if role.group != self._group or self._ending:
             return
-        match outcome:
-            case outcomes.Flushed():
-                self._storage_error = ""
-            case outcomes.Down():
-                self._storage_error = outcome.error
-                log.warning("archive.down", error=outcome.error)
-            case outcomes.Deposed():
-                log.error("archive.deposed", view=outcome.view, era=outcome.era)
-                self._stop("another primary owns this group")
-            case outcomes.WentBack() | outcomes.Overflowed():
-                log.warning("archive.everything_again", outcome=type(outcome).__name__)
-                op, images = serving.everything()
-                serving.archiver.readd_all(op, images)
-            case outcomes.Behind():
-                log.warning("archive.ahead_of_us", archived=outcome.archived_op)
+        before, self._role = self._role, role
+        if (role.grant, role.role, role.era, role.view) != (
+            before.grant,
+            before.role,
+            before.era,
+            before.view,
+        ):
+            log.info("worker.role", role=role.role, grant=role.grant, era=role.era, view=role.view)
+        if self._office is None and role.era:
+            self._begin()
+        if self._holding.archiver is not None and self._tenure is None:
+            self._holding.archiver.archived_elsewhere(role.archived)
+        self._act(judge(role, self._standing()), role)
 
-    # --- messages ---
+    def _standing(self) -> Standing:
+        backup, tenure = self._holding.backup, self._tenure
+        if backup is None:
+            return Standing()
+        if tenure is None:
+            return Standing(backup.era, backup.applied, void=self._void)
+        return Standing(
+            backup.era, backup.applied, tenure.grant, tenure.gossip, tenure.serving.draining, self._void
+        )
+
+    def _act(self, act: Act, role: Role) -> None:
+        match act:
+            case Act.NOTHING:
+                pass
+            case Act.PROMOTE:
+                self._promote(role)
+            case Act.DRAIN if self._tenure is not None:
+                self._tenure.serving.drain()
+            case Act.GO_ON if self._tenure is not None:
+                self._tenure.serving.go_on()
+            case Act.DRAINED:
+                self._gossip.send(Drained(self._group, role.grant))
+            case Act.LOSE:
+                self._lose()
+            case Act.BEGIN_ANEW:
+                self._attach_again()
+            case Act.REPEAT:
+                self._repeat(role)
+            case Act.ARCHIVE_AHEAD:
+                self._refuse_to_serve(role)
+            case Act.RELOAD:
+                self._holding.load(role.era, 0)
+
+    def _refuse_to_serve(self, role: Role) -> None:
+        backup = self._holding.backup
+        assert backup is not None
+        why = (
+            f"the archive is ahead of the log: it stands at op {backup.applied}, the log at op "
+            f"{role.commit}; group {self._group} is not served"
+        )
+        if why != self._holding.trouble:
+            log.error("archive.ahead_of_log", state=backup.applied, commit=role.commit)
+        self._holding.trouble = why
+
+    def _attach(self) -> None:
+        """A new attempt, with the state as it is."""
+        backup = self._holding.backup
+        assert backup is not None
+        self._attached_at, self._attached_to = self._loop.time(), self._role.gossip
+        after = min(backup.after, backup.applied)
+        self._gossip.send(self._attachment.begin(backup.era, backup.applied, after))
+
+    def _attach_again(self) -> None:
+        if self._loop.time() - self._attached_at >= ATTACH_AGAIN_S:
+            self._attach()
+
+    def _repeat(self, role: Role) -> None:
+        """The replica may not have heard us, or have begun anew; it may also still be thinking."""
+        waited_s = self._loop.time() - self._attached_at
+        if role.gossip != self._attached_to or waited_s >= 2 * ATTACH_AGAIN_S:
+            self._attach()
+        else:
+            self._gossip.send(self._attachment.current())
+
+    def _promote(self, role: Role) -> None:
+        backup, archiver, office = self._holding.backup, self._holding.archiver, self._office
+        assert backup is not None and archiver is not None and office is not None
+        granted = GrantedLog(self._gossip, self._group, role.grant)
+        try:
+            tenure = self._tenure = promote(office, backup, archiver, granted, role)
+        except PluginLoadError as error:
+            log.error("plugin.refused", error=str(error))
+            self._stop("stored objects cannot be read by the plugins", 1)
+            return
+        serving = tenure.serving
+        self._holding.promoted(role.view, serving.with_state)
+        self._watchdog.start()
+        early, self._early = self._early, {}
+        for identity, opening in early.items():
+            serving.receive(identity, opening)
+        self._gossip.report_now()
+
+    def _lose(self) -> None:
+        """The grant is over. What was executed beyond the commit cannot be taken back, but by dying."""
+        tenure = self._tenure
+        assert tenure is not None
+        queue = tenure.serving.queue
+        if tenure.serving.ends_ahead():
+            log.warning("worker.deposed_ahead", head=queue.head, commit=queue.commit)
+            self._stop("it executed more than the log has", START_ANEW)
+            return
+        log.info("worker.deposed", op=queue.commit)
+        self._void = tenure.grant
+        self._end_tenure(tenure)
+        self._holding.demoted(queue.commit)
+        self._attach()
+        self._gossip.report_now()
+
+    def _end_tenure(self, tenure: Tenure) -> None:
+        self._tenure = None
+        tenure.stop()
+        self._watchdog.close()
+
+    # --- the log ---
+
+    def _on_message(self, message: Any) -> None:
+        backup = self._holding.backup
+        if backup is None or self._ending:
+            return
+        try:
+            if self._tenure is not None:
+                self._hear_as_primary(message, self._tenure)
+            elif getattr(message, "group", None) == self._group:
+                self._hear_as_backup(message, backup)
+        except ValueError as error:
+            # what the log says and what this process did do not fit together: only a fresh one may go on
+            log.error("log.unexpected", error=str(error))
+            self._stop("the log does not fit this worker's state", START_ANEW)
+
+    def _hear_as_backup(self, message: Any, backup: Backup) -> None:
+        if isinstance(message, Deliver):
+            if not backup.deliver(message):
+                self._attach_again()
+        elif isinstance(message, Rebase):
+            if message.era != backup.era or message.op > backup.applied:
+                self._holding.load(message.era, message.op)
+            else:
+                backup.after = max(backup.after, message.op)
+                self._attach_again()
+
+    def _hear_as_primary(self, message: Any, tenure: Tenure) -> None:
+        if isinstance(message, Rebase):
+            self._lose()
+        elif getattr(message, "grant", None) != tenure.grant:
+            return
+        elif isinstance(message, Committed):
+            tenure.serving.committed(message.op)
+        elif isinstance(message, BarrierPassed):
+            tenure.serving.barrier_passed(message.token)
+        elif isinstance(message, Refused):
+            if message.reason == STALE_GRANT:
+                self._lose()
+            else:
+                tenure.serving.refused(message)
+
+    # --- streams ---
 
     def _send(self, identity: bytes, data: bytes) -> object:
         return self._router.send([identity, data])
 
     def _received(self, frames: list[bytes]) -> None:
-        if self._serving is None or len(frames) != 2:
+        if len(frames) != 2 or self._ending:
             return
+        identity = frames[0]
         try:
             message: Any = decode(frames[1])
         except WireError as error:
             log.warning("peer.garbage", error=str(error))
             return
-        self._serving.receive(frames[0], message)
+        if isinstance(message, GetSnapshot):
+            if self._tenure is not None:
+                self._tenure.snapshots.asked(identity, message, self._loop.time())
+        elif self._tenure is not None:
+            self._tenure.serving.receive(identity, message)
+        elif isinstance(message, OpenStream) and message.grant != self._void:
+            # its route may be faster than our role
+            if identity in self._early or len(self._early) < EARLY_STREAMS:
+                self._early[identity] = message
+        elif hasattr(message, "grant"):
+            self._send(identity, encode(WrongGrant(message.grant, 0)))
 
     def _on_routes(self, entries: list[RouteEntry]) -> None:
-        if self._couriers is not None:
-            self._couriers.routed(entries)
-
-    def _waiting_parcels(self, target: int) -> list[tuple[int, bytes]]:
-        return self._serving.committed_parcels(target) if self._serving is not None else []
-
-    def _deliver(self, parcels: dict[int, list[tuple[int, bytes]]]) -> None:
-        for target, items in parcels.items():
-            if target == self._group_id:
-                assert self._serving is not None
-                self._serving.own_parcels(items)
-            elif self._couriers is not None:
-                self._couriers.send(target, items)
-
-    def _background_returned(
-        self, work: Background, caller: Caller, value: Value, error: ClientError | None
-    ) -> None:
-        if self._serving is not None and work.then:
-            self._serving.group.background_done(work, caller, Result.of(value, error), time.time())
-            self._serving.changed()
+        if self._tenure is not None:
+            self._tenure.couriers.routed(entries)
 
     # --- administration ---
 
-    def _on_admin(self, request: AdminRequest) -> AdminReply:
-        if self._serving is None:
-            why = f"group {self._group_id} is not served here now ({self._state}); try again"
-            return AdminReply(request.number, None, why)
-        try:
-            result = operate(self._serving.group, request.command, request.arguments, time.time())
-        except (ClientError, ValueError) as error:
-            return AdminReply(request.number, None, str(error))
-        self._serving.changed()
-        return AdminReply(request.number, result, "")
+    def _on_admin(self, request: AdminRequest) -> None:
+        tenure = self._tenure
+        if tenure is None:
+            state = "loading" if self._holding.backup is None else "backup"
+            why = f"group {self._group} is not served here now ({state}); try again"
+            self._gossip.send(AdminReply(request.number, None, why))
+            return
+        group = tenure.serving.group
+
+        def carry_out() -> tuple[Any, str]:
+            try:
+                return operate(group, request.command, request.arguments, time.time()), ""
+            except (ClientError, ValueError) as error:
+                return None, str(error)
+
+        tenure.serving.administer(request.number, carry_out)
 
     def _report(self) -> WorkerReport:
-        serving = self._serving
-        plugins = sorted(self._plugins.plugins.items())
-        rows = [{"name": name, "version": version, "state": "attached"} for name, version in plugins]
-        details: dict[str, Any] = {"plugins": rows}
-        if serving is None:
-            details["state"] = "loading" if self._state == "loading" else "ready"
-            storage = "down" if self._storage_error else "standby"
-            return WorkerReport(self._group_id, self._role.grant, 0, 0, storage, self._storage_error, details)
-        status = serving.archiver.status()
-        details |= {
-            "state": "ready",
-            "objects": len(serving.group.store),
-            "sessions": len(serving.group.sessions),
-            "rooms": len(serving.group.rooms),
-            "parked_calls": serving.group.calls.parked,
-        }
-        return WorkerReport(
-            self._group_id,
-            self._role.grant,
-            serving.queue.commit,
-            status.archived_op,
-            status.state,
-            status.error,
-            details,
-        )
+        return report(self._group, self._role, self._plugins, self._holding, self._tenure)
 
     # --- the end ---
 
-    def _stop(self, reason: str) -> None:
-        if self.stopped.done():
-            return
-        log.info("worker.stopping", reason=reason)
-        self._loop.create_task(self._stop_in_order())
+    def _stop(self, reason: str, status: int) -> None:
+        if not self._ending:
+            self._ending = True
+            log.info("worker.stopping", reason=reason, status=status)
+            self._loop.create_task(self._stop_in_order(status))
 
-    async def _stop_in_order(self) -> None:
-        serving, self._serving = self._serving, None
-        if self._loading is not None:
-            self._loading.cancel()
-        if self._couriers is not None:
-            self._couriers.close()
-        if serving is not None:
-            serving.stop()
-            self._watchdog.close()
-            self._background.stop()
-            status = await asyncio.to_thread(serving.archiver.stop, STOP_ARCHIVE_S)
-            if status.lag_ops:
-                log.error("archive.incomplete", lag_ops=status.lag_ops, error=status.error)
-        self._suspects.close()
+    async def _stop_in_order(self, status: int) -> None:
+        if self._tenure is not None:
+            self._end_tenure(self._tenure)
+        await self._holding.stop(STOP_ARCHIVE_S, quickly=status != 0)
+        if self._office is not None:
+            self._office.note.close()
         if not self.stopped.done():
-            self.stopped.set_result(0)
+            self.stopped.set_result(status)
 
     def close(self) -> None:
         """Let go of sockets and signals."""
         self._lifeline.close()
         self._context.destroy(linger=0)
-
-
-def _plugin_log(level: str, plugin: str, text: str, facts: dict[str, Any]) -> None:
-    getattr(log, level, log.info)(
-        "plugin.says", plugin=plugin, text=text, **{f"x_{k}": v for k, v in facts.items()}
-    )
 
 
 def main(options: ProcessOptions) -> int:

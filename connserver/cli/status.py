@@ -25,8 +25,10 @@ WATCH_S: Final = 1.0
 def status_command(context: click.Context, watch: bool, as_json: bool) -> None:
     """Show nodes, processes, gateways, groups, storage and alerts.
 
-    With --json exactly the keys cluster, nodes, processes, gateways, groups, storage, alerts; with
-    --watch one document a line.
+    A group's replicas are on one line each: whether they lead, are in step with the log or behind it,
+    and what else keeps them; numbers of different nodes are up to a second apart. With --json exactly
+    the keys cluster, nodes, processes, gateways, groups, storage, alerts; with --watch one document a
+    line.
 
     \b
     Examples:
@@ -129,23 +131,62 @@ def _gateways(gateways: list[dict[str, Any]]) -> RenderableType:
 
 
 def _groups(groups: list[dict[str, Any]]) -> RenderableType:
-    return table(
-        ("group", "partitions", "state", "view", "primary", "replicas", "commit", "archived", "reason"),
-        [
-            (
-                row["id"],
-                f"{row['first_partition']}–{row['last_partition']}",
-                row.get("state", ""),
-                row["view"],
-                row["primary"] or "none yet",
-                " ".join(row["replicas"]),
-                row["commit"],
-                row["archived"],
-                row.get("reason", ""),
-            )
-            for row in groups
-        ],
-    )
+    from rich.console import Group
+    from rich.text import Text
+
+    columns = ("group", "partitions", "state", "view", "node", "replica", "commit", "lag", "archived")
+    rows = [row for group in groups for row in _group_rows(group)]
+    told = [Text(line, style="yellow") for group in groups for line in _troubles(group)]
+    return Group(table(columns, rows), *told)
+
+
+def _troubles(group: Mapping[str, Any]) -> list[str]:
+    """Why a group is not served, and what keeps replicas of one that is."""
+    reason = group.get("reason", "")
+    lines = [f"group {group['id']} is {group['state']}: {reason}"] if reason else []
+    for member in group["members"]:
+        if member["problem"] and member["problem"] not in reason:
+            lines.append(f"group {group['id']} on {member['node']}: {member['problem']}")
+    return lines
+
+
+def _group_rows(group: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    """A group's replicas, one a row; what is the whole group's stands in the first."""
+    partitions = f"{group['first_partition']}–{group['last_partition']}"
+    head = (group["id"], partitions, group.get("state", ""), group["view"])
+    members = group["members"]
+    if not members:
+        return [(*head, "none yet", "", group["commit"], "", group["archived"])]
+    rows = []
+    for number, member in enumerate(members):
+        leads = member["node"] == group["primary"] and member["status"] == "normal"
+        known = [_shown(member[name]) for name in ("commit", "lag")]
+        archived = group["archived"] if leads else _shown(member["archived"])
+        words = replica_words(member, leads=leads)
+        rows.append((*(head if not number else ("", "", "", "")), member["node"], words, *known, archived))
+    return rows
+
+
+def _shown(number: int | None) -> str:
+    return "" if number is None else str(number)
+
+
+REPLICA_WORDS: Final = {
+    "unknown": "no word",
+    "blank": "being formed",
+    "forming": "being formed",
+    "view_change": "changing view",
+    "recovering": "recovering",
+}
+
+
+def replica_words(member: Mapping[str, Any], *, leads: bool) -> str:
+    """What a replica does, for a person."""
+    if member["status"] != "normal":
+        return REPLICA_WORDS.get(member["status"], str(member["status"]))
+    behind = f"behind by {member['lag']} ops" if member["lag"] else "in step"
+    words = "leads" if leads else behind
+    return words if member["ready"] else f"{words}, no worker ready"
 
 
 @click.command("routes")

@@ -132,8 +132,7 @@ class EmbeddedPostgres:
     @property
     def dsn(self) -> str:
         """How to connect, valid once launched; the same over all restarts."""
-        sockets = str(self._sockets).replace("\\", "\\\\").replace("'", "\\'")
-        return f"host='{sockets}' port={PORT} user={USER} dbname=postgres"
+        return _dsn(self._sockets)
 
     def start(self, timeout_s: float = 60.0) -> str:
         """Launch and wait until ready; the dsn. StorageError says what is wrong and what to do."""
@@ -265,11 +264,7 @@ class EmbeddedPostgres:
                 )
 
     def _socket_folder(self) -> Path:
-        folder = self.state / "sockets"
-        # Too long for a socket, or a comma, at which clients take it for a list of hosts.
-        if len(os.fsencode(folder)) > SOCKET_FOLDER_BYTES or "," in str(folder):
-            name = hashlib.sha256(os.fsencode(self.state)).hexdigest()[:16]
-            folder = Path("/tmp") / f"connserver-{self._account.uid}-{name}"
+        folder = _socket_place(self.state, self._account)
         folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (os.geteuid(), self._account.uid):
@@ -371,3 +366,22 @@ class EmbeddedPostgres:
             with contextlib.suppress(OSError):
                 lines += path.read_text("utf-8", "replace").splitlines()[-LOG_LINES:]
         return "\n".join(lines)
+
+
+def embedded_dsn(state_dir: Path) -> str:
+    """How to connect to the server on this folder, running or not; for whoever started before it."""
+    return _dsn(_socket_place(Path(state_dir).resolve(), own_account()))
+
+
+def _socket_place(state: Path, account: Account) -> Path:
+    folder = state / "sockets"
+    # Too long for a socket, or a comma, at which clients take it for a list of hosts.
+    if len(os.fsencode(folder)) > SOCKET_FOLDER_BYTES or "," in str(folder):
+        name = hashlib.sha256(os.fsencode(state)).hexdigest()[:16]
+        return Path("/tmp") / f"connserver-{account.uid}-{name}"
+    return folder
+
+
+def _dsn(sockets: Path) -> str:
+    quoted = str(sockets).replace("\\", "\\\\").replace("'", "\\'")
+    return f"host='{quoted}' port={PORT} user={USER} dbname=postgres"

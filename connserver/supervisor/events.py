@@ -42,11 +42,15 @@ class Waits:
 
 @dataclass(frozen=True, slots=True)
 class Died:
-    """The process is gone, or (pid 0) could not be made; `reason` in words."""
+    """The process is gone, or (pid 0) could not be made; `reason` in words.
+
+    `anew`: it asked to be started again (its exit status was START_ANEW).
+    """
 
     name: str
     pid: int
     reason: str
+    anew: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -265,8 +265,8 @@ class ForkServer:
             except KeyError:
                 pass  # it was closed by the child before
             os.close(child.status)
-            reason = describe_exit(os.waitstatus_to_exitcode(status))
-            self._say({"event": "died", "name": child.name, "pid": pid, "reason": reason})
+            code = os.waitstatus_to_exitcode(status)
+            self._say({"event": "died", "name": child.name, "pid": pid, "status": code})
 
     def _say(self, event: dict[str, Any]) -> None:
         try:

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from connserver.process import START_ANEW
 from connserver.supervisor.events import BecameReady, Died, Event, Forked, Waits
 from connserver.supervisor.forkserver import LINE_BYTES, Lines, describe_exit
 from connserver.supervisor.plan import FORK_SERVER
@@ -88,7 +89,7 @@ class Lineage:
             if not reaped:
                 continue
             del self._alive[pid]
-            self._is_dead(name, pid, describe_exit(os.waitstatus_to_exitcode(status)))
+            self._is_dead(name, pid, os.waitstatus_to_exitcode(status))
         if os.getpid() == 1:
             self._bury_orphans()
 
@@ -99,13 +100,14 @@ class Lineage:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
 
-    def _is_dead(self, name: str, pid: int, reason: str) -> None:
+    def _is_dead(self, name: str, pid: int, status: int) -> None:
         raise NotImplementedError
 
-    def _tell_death(self, name: str, pid: int, reason: str) -> None:
+    def _tell_death(self, name: str, pid: int, status: int) -> None:
         # Who ended well has nothing to explain.
-        words = last_words(self._places.log_file(name)) if reason != describe_exit(0) else ""
-        self._on_event(Died(name, pid, f"{reason}{LAST_WORDS}{words}" if words else reason))
+        words = last_words(self._places.log_file(name)) if status else ""
+        reason = f"{describe_exit(status)}{LAST_WORDS}{words}" if words else describe_exit(status)
+        self._on_event(Died(name, pid, reason, anew=status == START_ANEW))
 
 
 class ForkNursery(Lineage):
@@ -188,18 +190,18 @@ class ForkNursery(Lineage):
                 if event is not None:
                     self._on_event(event)
             case "died" if line["pid"]:
-                self._tell_death(line["name"], line["pid"], line["reason"])
+                self._tell_death(line["name"], line["pid"], line["status"])
             case "died":
                 self._on_event(Died(line["name"], 0, line["reason"]))
 
-    def _is_dead(self, name: str, pid: int, reason: str) -> None:
+    def _is_dead(self, name: str, pid: int, status: int) -> None:
         """The fork server is gone, and by the kernel's doing all that it made."""
         if self._control is not None:
             self._loop.remove_reader(self._control)
             self._control.close()
             self._control = None
         self._server = 0
-        self._tell_death(name, pid, reason)
+        self._tell_death(name, pid, status)
 
 
 class SpawnNursery(Lineage):
@@ -258,11 +260,11 @@ class SpawnNursery(Lineage):
             if event is not None:
                 self._on_event(event)
 
-    def _is_dead(self, name: str, pid: int, reason: str) -> None:
-        _, status, _ = self._status.pop(pid)
-        self._loop.remove_reader(status)
-        os.close(status)
-        self._tell_death(name, pid, reason)
+    def _is_dead(self, name: str, pid: int, status: int) -> None:
+        _, pipe, _ = self._status.pop(pid)
+        self._loop.remove_reader(pipe)
+        os.close(pipe)
+        self._tell_death(name, pid, status)
 
 
 def last_words(log: Path) -> str:

@@ -1,15 +1,16 @@
 """The machine of the process tree: events and the time in, effects out. No clock, no process here.
 
-Guards three rules. Nothing starts before what it needs was there once, and everything starts again
+Guards four rules. Nothing starts before what it needs was there once, and everything starts again
 when it dies, later each time. Five deaths within a minute are no accident: the process is left down
-and says why. And stopping goes through the ranks from the clients' side inwards, with SIGTERM, a
-grace, then SIGKILL, so that it always ends.
+and says why. A process that asks to be started anew is, at once, and has not died; but one that asks
+again and again does nothing else, so past a bound each such end is a death. And stopping goes through
+the ranks from the clients' side inwards, with SIGTERM, a grace, then SIGKILL, so that it always ends.
 
     PENDING ──needs met──▶ STARTING ──────▶ READY
        ▲                      │ died          │ died      a stop or restart asked: STARTING, READY
        │ asked again          ▼               ▼                               │
        ├─────────────────  BACKOFF ◀──────────┘                               ▼
-       │                      │ fifth in a minute                          STOPPING
+       │ or it asked          │ fifth in a minute                          STOPPING
        └─────────────────  FAILED                                             │ died
                                                        STOPPED (a stop), PENDING (a restart)
 """
@@ -48,6 +49,9 @@ DEATH_WINDOW_S = 60.0
 FIRST_BACKOFF_S = 0.1
 """Wait before the first restart; doubled by every further death within the window."""
 LONGEST_BACKOFF_S = 5.0
+RENEWALS_LIMIT = 20
+"""Starts anew within DEATH_WINDOW_S that a process may ask for: a failover asks for one, so this is a
+storm of them. Then five deaths are left."""
 STOP_GRACE_S = 10.0
 """From SIGTERM to SIGKILL."""
 
@@ -80,6 +84,8 @@ class _Process:
     due: float | None = None
     """BACKOFF: when to start again; STOPPING: when to kill."""
     deaths: list[float] = field(default_factory=list)
+    renewals: list[float] = field(default_factory=list)
+    """When it asked to be started anew, within the last DEATH_WINDOW_S."""
     was_ready: bool = False
     settled: bool = False
     """Was ready or died once."""
@@ -178,8 +184,8 @@ class ProcessTree:
                 self._ready(process, pid, endpoint)
             case Waits(pid=pid, reason=reason):
                 self._waits(process, pid, reason)
-            case Died(pid=pid, reason=reason):
-                self._died(process, pid, reason, now)
+            case Died(pid=pid, reason=reason, anew=anew):
+                self._died(process, pid, reason, anew, now)
 
     def _replan(self, specs: tuple[ProcessSpec, ...], now: float) -> None:
         wanted = {spec.name: spec for spec in specs}
@@ -214,7 +220,7 @@ class ProcessTree:
             process.reason = reason
             self._to(process, State.STARTING)
 
-    def _died(self, process: _Process, pid: int, reason: str, now: float) -> None:
+    def _died(self, process: _Process, pid: int, reason: str, anew: bool, now: float) -> None:
         if not process.alive or pid != process.pid:
             return
         asked = process.state is State.STOPPING
@@ -224,12 +230,21 @@ class ProcessTree:
             self._changed = True
         elif self._stopping:
             self._to(process, State.STOPPED)
-        elif asked:
+        elif asked or (anew and self._renews(process, reason, now)):
             self._to(process, State.PENDING)
         else:
             self._count_death(process, reason, now)
         if process.spec.role == FORK_SERVER:
             self._lose_children()
+
+    def _renews(self, process: _Process, reason: str, now: float) -> bool:
+        """Whether a process that asks to be started anew may have it; else this is a death like any."""
+        process.renewals = [at for at in process.renewals if now - at < DEATH_WINDOW_S]
+        if len(process.renewals) >= RENEWALS_LIMIT:
+            return False
+        process.renewals.append(now)
+        self._effects.append(Note("process.starts_anew", process.spec.name, reason))
+        return True
 
     def _count_death(self, process: _Process, reason: str, now: float) -> None:
         process.deaths = [at for at in process.deaths if now - at < DEATH_WINDOW_S] + [now]
@@ -259,6 +274,7 @@ class ProcessTree:
                 self._terminate(process, now)
             case State.BACKOFF | State.FAILED:
                 process.deaths.clear()
+                process.renewals.clear()
                 process.due = None
                 self._to(process, State.PENDING)
             case State.PENDING | State.STOPPING | State.STOPPED:
@@ -345,6 +361,7 @@ class ProcessTree:
             assert (process.state is State.BACKOFF) <= (process.due is not None), "backoff without an end"
             assert process.due is None or process.state in (State.BACKOFF, State.STOPPING)
             assert process.state is not State.READY or process.was_ready
+            assert len(process.renewals) <= RENEWALS_LIMIT
             assert (process.state is not State.FAILED) or len(process.deaths) >= DEATHS_LIMIT
         if self._ended:
             assert not any(process.alive for process in self._processes.values())

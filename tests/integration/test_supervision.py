@@ -115,6 +115,12 @@ def test_five_deaths_leave_a_process_down_and_the_rest_up(fake_cluster: Cluster)
     assert set(fake_cluster.named()) == EVERYTHING - {"w-n1-0"}
 
 
+def test_who_asks_for_a_new_start_has_it_and_has_not_died(fake_cluster: Cluster) -> None:
+    (fake_cluster.folder / "w-n1-0.anew").write_bytes(b"x" * 12)
+    row = next(row for row in fake_cluster.up().table if row["name"] == "w-n1-0")
+    assert (row["state"], row["restarts"], row["reason"]) == ("ready", 12, "")
+
+
 def test_a_start_without_storage_is_given_up_with_the_reason(fake_cluster: Cluster) -> None:
     (fake_cluster.folder / "storage.dies").touch()
     done = fake_cluster.cli("up", timeout_s=30)
@@ -173,6 +179,12 @@ class TestWithoutForking:
         before = {mark.pid for mark in spawning.below()}
         os.kill(old, signal.SIGKILL)
         wait_for("a new one", lambda: len({m.pid for m in spawning.below()} - before) == 1)
+
+    def test_who_asks_for_a_new_start_has_it(self) -> None:
+        with new_fake_cluster(forking=False) as made:
+            (made.folder / "w-n1-0.anew").write_bytes(b"x" * 6)
+            row = next(row for row in made.up().table if row["name"] == "w-n1-0")
+            assert (row["state"], row["restarts"]) == ("ready", 6)
 
     def test_nothing_outlives_a_killed_supervisor(self, spawning: Cluster) -> None:
         below = spawning.below()

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from connserver.ids import GroupId
-from tests.simulation.stage import GROUP, NAMES, Stage
+from tests.simulation.stage import GROUP, Stage
 
 FOLDER = Path(__file__).parent
 
@@ -47,9 +47,13 @@ class Script:
         """What flies arrives; no time passes."""
         self.stage.deliver()
 
-    def do_attach(self, name: str, applied: str = "0") -> None:
+    def do_nodes(self, *names: str) -> None:
+        """Another cluster than that of n1, n2 and n3; the first command."""
+        self.stage = Stage(names=names)
+
+    def do_attach(self, name: str, after: str = "0", state: str = "") -> None:
         """A worker is ready."""
-        self.stage.attach(name, int(applied))
+        self.stage.attach(name, int(after), int(state) if state else None)
         self.stage.deliver()
 
     def do_detach(self, name: str, *last_words: str) -> None:
@@ -105,6 +109,24 @@ class Script:
         """A blank disk."""
         self.stage.wipe(name)
 
+    def do_damage(self, name: str) -> None:
+        """A bit flips in the last record on the disk of a node that is down."""
+        self.stage.damage(name)
+
+    def do_begin_era(self, name: str, base: str = "", era: str = "0", view: str = "0") -> list[str] | None:
+        """The operator's `recover`; without a base from the log that is there."""
+        reason = self.stage.begin_era(
+            name, int(base) if base not in ("", "-") else None, (int(era), int(view))
+        )
+        if reason:
+            return [reason]
+        self.stage.deliver()
+        return None
+
+    def do_problem(self, *names: str) -> list[str]:
+        """What these nodes tell the operator."""
+        return [f"{name}: {self.stage.problem(name) or '-'}" for name in names]
+
     def do_isolate(self, name: str) -> None:
         """No link works."""
         self.stage.isolate(name)
@@ -138,7 +160,7 @@ class Script:
     def do_status(self) -> list[str]:
         """One line per node."""
         lines = []
-        for name in NAMES:
+        for name in self.stage.names:
             if name not in self.stage.sets:
                 lines.append(f"{name} down")
                 continue

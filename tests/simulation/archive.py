@@ -48,5 +48,6 @@ class Archive:
         return row.era == era and row.view <= view and row.archived_op <= op
 
     def raise_era(self, group: GroupId, era: int) -> None:
-        """What `recover` does first."""
+        """What `recover` does first: from now on nothing of an older era gets in."""
+        assert era > self.rows[group].era
         self.rows[group].era = era

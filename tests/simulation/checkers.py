@@ -9,6 +9,7 @@ import msgpack
 
 from connserver.ids import GroupId
 from gossip.protocol import Role, Status
+from gossip.replica_log import ReplicaLog
 
 if TYPE_CHECKING:
     from tests.simulation.clients import Client
@@ -34,6 +35,15 @@ class Finished:
     outcome: str
     op: int
     value: int
+    era: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewEra:
+    """A history that `recover` began: of the ones before it everything up to `kept` is part of it."""
+
+    era: int
+    kept: int
 
 
 class Checkers:
@@ -43,10 +53,11 @@ class Checkers:
         self._world = world
         self.truth: dict[GroupId, dict[int, tuple[int, int, bytes]]] = {g: {} for g in world.placements}
         self._states: dict[GroupId, list[dict[str, Any]]] = {g: [{}] for g in world.placements}
-        self._seen: dict[tuple[str, int, GroupId], int] = {}
+        self._seen: dict[tuple[str, int, GroupId, int], int] = {}
         self._primaries: dict[tuple[GroupId, int, int], str] = {}
         self.finished: list[Finished] = []
-        self._commit_views: dict[GroupId, int] = {}
+        self._commit_views: dict[GroupId, tuple[int, int]] = {}
+        self.eras: dict[GroupId, list[NewEra]] = {g: [NewEra(1, 0)] for g in world.placements}
 
     def violation(self, text: str) -> None:
         """Stop here."""
@@ -58,7 +69,9 @@ class Checkers:
         """Committed prefixes agree."""
         assert node.set is not None
         for group, replica in node.set.replicas.items():
-            key = (node.name, node.life, group)
+            if replica.era < self.eras[group][-1].era:
+                continue  # whatever it does, it belongs to a history that was given up
+            key = (node.name, node.life, group, replica.era)
             seen = max(self._seen.get(key, 0), replica.log.base)
             if replica.commit <= seen:
                 continue
@@ -66,14 +79,15 @@ class Checkers:
             for op in range(seen + 1, replica.commit + 1):
                 entry = replica.log.entry(op)
                 said = (entry.view, entry.crc, entry.payload)
-                known = truth.setdefault(op, said)
-                if known != said:
+                before = truth.setdefault(op, said)
+                if before != said:
                     self.violation(
                         f"g{group} op {op}: {node.name} committed that of view {entry.view}, "
-                        f"before it was that of view {known[0]}"
+                        f"before it was that of view {before[0]}"
                     )
             self._seen[key] = replica.commit
-            self._commit_views[group] = max(self._commit_views.get(group, 0), replica.view)
+            known = self._commit_views.get(group, (0, 0))
+            self._commit_views[group] = max(known, (replica.era, replica.view))
 
     def committing_primary(self, group: GroupId, era: int, view: int, node: str) -> None:
         """At most one per (era, view)."""
@@ -84,7 +98,7 @@ class Checkers:
     def granted(self, group: GroupId, node: str, role: Role, applied: int) -> None:
         """A new primary has all that was ever committed: nothing is executed twice."""
         most = max(self.truth[group], default=0)
-        if applied < most and self._commit_views[group] <= role.view:  # else the news is old
+        if applied < most and self._commit_views[group] <= (role.era, role.view):  # else the news is old
             self.violation(
                 f"g{group}: {node} may execute in view {role.view} at op {applied}, committed is {most}"
             )
@@ -105,16 +119,43 @@ class Checkers:
         if self.state_at(group, op) != objects:
             self.violation(f"g{group}: the archive at op {op} is not the committed state")
 
+    def era_begun(self, group: GroupId, era: int, log: ReplicaLog, archived_op: int) -> int:
+        """The operator gave up what is not in this log; returns how many committed ops that was.
+
+        What the archive has is not given up. (An op of the log that nobody committed may become part
+        of the history; whoever asked for it is still waiting.)
+        """
+        if era <= self.eras[group][-1].era:
+            self.violation(f"g{group}: era {era} began twice")
+        truth = self.truth[group]
+        most = kept = max(truth, default=0)
+        for op in range(log.base + 1, most + 1):
+            entry = log.entry(op) if op <= log.head else None
+            if entry is None or (entry.view, entry.crc, entry.payload) != truth[op]:
+                kept = op - 1
+                break
+        if kept < archived_op:
+            self.violation(f"g{group}: era {era} keeps {kept} ops, the archive has {archived_op}")
+        for op in range(kept + 1, most + 1):
+            del truth[op]
+        del self._states[group][kept + 1 :]
+        self.eras[group].append(NewEra(era, kept))
+        return most - kept
+
+    def given_up(self, item: Finished) -> bool:
+        """Whether what its client saw was lost with an era."""
+        return any(item.era < begun.era and item.op > begun.kept for begun in self.eras[item.group])
+
     # --- at the end ---
 
     def check_history(self) -> None:
         """Every acked request exactly once at its op; reads true; real-time order."""
         for group in self._world.placements:
             places = self._request_places(group)
-            for item in self.finished:
-                if item.group == group:
-                    self._check_reply(item, places)
-            self._check_order([item for item in self.finished if item.group == group])
+            items = [item for item in self.finished if item.group == group and not self.given_up(item)]
+            for item in items:
+                self._check_reply(item, places)
+            self._check_order(items)
 
     def _request_places(self, group: GroupId) -> dict[tuple[str, int], list[int]]:
         places: dict[tuple[str, int], list[int]] = {}

@@ -84,7 +84,7 @@ class Client:
         world.checkers.finished.append(
             Finished(
                 self.session, reply.number, request.kind, request.key, self.group,
-                start, world.now, reply.outcome, reply.op, reply.value,
+                start, world.now, reply.outcome, reply.op, reply.value, reply.era,
             )
         )  # fmt: skip
         world.after(world.random.uniform(0.001, 0.15), self._next)

@@ -11,16 +11,6 @@ from gossip.records import Append, Install
 from tests.simulation.stage import Stage, before
 
 
-def caught_by(name: str) -> str:
-    """The first trace that fails while a bug is put back; empty if all hold."""
-    for trace in TRACES:
-        try:
-            trace()
-        except Exception:
-            return trace.__name__
-    return ""
-
-
 def formed(*working: str) -> Stage:
     """A group in view 0 under n1, with workers on the named nodes."""
     stage = Stage()

@@ -37,6 +37,7 @@ class Disk:
         self.data = b""
         self.sequence = 1
         self.waiting: list[tuple[int, bytes]] = []  # (write number, bytes)
+        self.disorderly = False  # the machine went down, and written was not synced
 
     def encode(self, records: tuple[Record, ...]) -> bytes:
         """Bytes of these records, in their place."""
@@ -46,9 +47,14 @@ class Disk:
             self.sequence += 1
         return b"".join(parts)
 
-    def crash(self, random: Random) -> bool:
-        """The process dies: of what was under way a part arrived. True if a record was torn."""
+    def crash(self, random: Random, power: bool) -> bool:
+        """The process dies: of what was under way a part arrived. True if a record was torn.
+
+        With `power` the machine dies with it: all that was not synced is gone.
+        """
         torn = False
+        if power:
+            self.waiting.clear()
         while self.waiting:
             _, data = self.waiting.pop(0)
             keep = random.choice((0, len(data), random.randrange(len(data) + 1)))
@@ -76,6 +82,7 @@ class Node:
     workers: dict[GroupId, Worker] = field(default_factory=dict)
     statuses: dict[GroupId, Status] = field(default_factory=dict)
     lost_disk: bool = False
+    blank: bool = True  # its disk knows of no group
 
 
 def describe(message: Message) -> str:

@@ -11,7 +11,7 @@ from unittest.mock import patch
 from zlib import crc32
 
 from gossip import records, recovery, replica_set, wal
-from gossip.protocol import BarrierPassed, JoinView, PrepareOk, Recover, Status
+from gossip.protocol import BarrierPassed, JoinView, PrepareOk, Rebase, Recover, Status
 from gossip.records import Append, Install, Opened, Promise, staged_crc
 from gossip.recovery import Recovery
 from gossip.repair import Repair, Transfer
@@ -426,7 +426,113 @@ def _() -> list[Patch]:
     return [(Recovery, "on_recover_response", on_response)]
 
 
+# --- eras ---
+
+
+@mutation("era_before_write", "a new era is told before its record is on disk")
+def _() -> list[Patch]:
+    original_higher, original_recover = ReplicaState.tell_higher, Recovery.on_recover
+
+    def early(original: Any) -> Any:
+        def tell(self: Any, *arguments: Any) -> None:
+            self.form_write, pending = 0, self.form_write
+            original(self, *arguments)
+            self.form_write = pending
+
+        return tell
+
+    return [
+        (ReplicaState, "tell_higher", early(original_higher)),
+        (Recovery, "on_recover", early(original_recover)),
+    ]
+
+
+@mutation("acks_outlive_their_era", "what peers acked in the era before counts in the new one")
+def _() -> list[Patch]:
+    original = Recovery.begin_era
+
+    def begin_era(self: Any, *arguments: Any) -> str:
+        before = {name: peer.match for name, peer in self.peers.items()}
+        reason = original(self, *arguments)
+        for name, match in before.items():
+            self.peers[name].match = match
+        return reason
+
+    return [(Recovery, "begin_era", begin_era)]
+
+
+@mutation("two_open_one_era", "a coordinator takes part in an era of its number that another one opened")
+def _() -> list[Patch]:
+    def opened_by(self: Any, sender: str) -> None:
+        if not self.form_write:
+            self.write(Opened(self.group), sync=True)
+            self.open_group()
+
+    return [(Recovery, "opened_by", opened_by)]
+
+
+@mutation("first_start_again", "blank disks form era 1 although one of them knows of a later era")
+def _() -> list[Patch]:
+    original = Recovery._form_first
+
+    def form_first(self: Any) -> None:
+        for name, answer in self.answers.items():
+            self.answers[name] = answer._replace(era=0)
+        original(self)
+
+    return [(Recovery, "_form_first", form_first)]
+
+
+@mutation("low_incarnation_untold", "who speaks in too low an incarnation is ignored and never told")
+def _() -> list[Patch]:
+    return [(ReplicaSet, "_tell_recorded", lambda self, sender, messages: None)]
+
+
+@mutation("worker_of_a_void_log", "the worker that held the grant is not told that its log is void")
+def _() -> list[Patch]:
+    def dismiss(self: Any) -> None:
+        self.revoke()
+        if self.worker_op is not None:
+            self.worker_op = None
+            self.host.effect(Rebase(self.group, 0))
+
+    return [(WorkerSide, "dismiss_worker", dismiss)]
+
+
+@mutation("archive_always_fits", "a log is kept although the archive has what it does not hold")
+def _() -> list[Patch]:
+    return [(Recovery, "holds_archived", lambda self, view, op: True)]
+
+
+@mutation("old_era_archives", "the archive takes rows of an older era")
+def _() -> list[Patch]:
+    fits = staticmethod(lambda row, era, view, op: row.view <= view and row.archived_op <= op)
+    return [(archive.Archive, "fence", fits)]
+
+
 # --- workers, reads, the archive ---
+
+
+@mutation("grant_below_the_snapshot", "a worker executes though its snapshot holds more than the log")
+def _() -> list[Patch]:
+    original = WorkerSide.attach
+
+    def attach(self: Any, after: int, state: int, now: float) -> None:
+        original(self, min(after, self.log.head), min(state, self.log.head), now)
+
+    return [(WorkerSide, "attach", attach)]
+
+
+@mutation("barrier_of_the_worker_before", "a new worker hears of barriers that the one before asked for")
+def _() -> list[Patch]:
+    original = WorkerSide.forget_worker
+
+    def forget(self: Any) -> None:
+        barriers = list(self.barriers)
+        original(self)
+        self.barriers.extend(barriers)
+
+    return [(WorkerSide, "forget_worker", forget)]
 
 
 @mutation("execution_before_inherited", "a new primary executes before the inherited entries committed")
@@ -469,6 +575,18 @@ def _() -> list[Patch]:
     return [(workers.Worker, "_attach_again", attach_again)]
 
 
+@mutation("reads_outlive_their_grant", "a read leaves with a barrier of a later grant")
+def _() -> list[Patch]:
+    original = workers.Worker._attach
+
+    def attach(self: Any) -> None:
+        reads = self.reads
+        original(self)
+        self.reads = reads
+
+    return [(workers.Worker, "_attach", attach)]
+
+
 @mutation("no_dedup", "nothing is remembered of a request that ran")
 def _() -> list[Patch]:
     return [(workers.KeptReplies, "known", lambda self, objects, request: None)]
@@ -491,7 +609,7 @@ def _() -> list[Patch]:
         value = self.objects.get(asked.key, 0)
         refused = asked.kind == "take" and value % 2 == 0
         if self.grant and refused and self.attached and self.node.paused_until <= self.world.now:
-            answer(workers.Reply(asked.number, "refused", self.applied, value))
+            answer(workers.Reply(asked.number, "refused", self.applied, value, self.era))
         else:
             original(self, asked, answer)
 

@@ -35,9 +35,11 @@ class Nemesis:
             self._kill, self._kill_gossip, self._kill_worker, self._pause, self._pause_primary,
             self._cut_one_way, self._cut_link, self._isolate, self._isolate_primary, self._heal_network,
             self._lose_disk, self._flip_bit, self._handoff, self._kill_all, self._archive_down,
-            self._flap, self._leave_behind,
+            self._flap, self._leave_behind, self._lose_power,
         )  # fmt: skip
         chosen = random.sample(everything, random.randint(2, 7))
+        if world.operated:
+            chosen += [self._lose_disk, self._flip_bit, self._lose_power, self._lose_power_of_all]
         self.chosen: list[Callable[[], None]] = [*chosen, self._heal_network]
         self.period = random.choice((0.08, 0.2, 0.5))
         self._next()
@@ -138,8 +140,13 @@ class Nemesis:
         self.world.after(1.5, self._heal_network)
 
     def _one_disk_may_go(self) -> bool:
-        """At most one disk at a time, and only while the other two are whole: what the design promises."""
+        """At most one disk at a time, and only while the other two are whole: what the design promises.
+
+        With an operator any number, once the groups were formed.
+        """
         nodes = self.world.nodes.values()
+        if self.world.operated:
+            return not any(node.blank for node in nodes) or self.world.random.random() < 0.5
         if any(node.lost_disk for node in nodes):
             return False
         return all(
@@ -149,12 +156,26 @@ class Nemesis:
         )
 
     def _lose_disk(self) -> None:
-        if self._one_disk_may_go():
-            self.world.lose_disk(self._any())
+        if not self._one_disk_may_go():
+            return
+        node = self._any()
+        if all(other.blank for other in self.world.nodes.values() if other is not node):
+            self.world.damage_disk(node)  # if all were blank, that would be a first start
+        else:
+            self.world.lose_disk(node)
 
     def _flip_bit(self) -> None:
         if self._one_disk_may_go():
             self.world.damage_disk(self._any())
+
+    def _lose_power(self) -> None:
+        if self.world.power or self._one_disk_may_go():
+            self.world.lose_power(self._any())
+
+    def _lose_power_of_all(self) -> None:
+        if self.world.power or self._one_disk_may_go():
+            for node in self.world.nodes.values():
+                self.world.lose_power(node)
 
     def _handoff(self) -> None:
         node = self._serving()

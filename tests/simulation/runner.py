@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from tests.simulation.checkers import Violation
 from tests.simulation.clients import Client
 from tests.simulation.nemeses import Nemesis
+from tests.simulation.operators import Operator
 from tests.simulation.workers import KeptReplies, SessionLogic
 from tests.simulation.world import World
 
@@ -29,7 +30,9 @@ MINIMA = {
     "isolations": 1, "one_way_cuts": 1, "archive_fenced": 1, "known_requests": 1, "damaged_disks": 1,
     "worker_executed_ahead": 1, "worker_refused_stale_grant": 1, "worker_rebased": 1, "worker_killed": 1,
     "killed_all": 1, "early_barriers": 1, "killed_after_early_barrier": 1, "killed_gossip": 1,
-    "killed_disk_loss": 1, "quiet_bundles": 1,
+    "killed_disk_loss": 1, "quiet_bundles": 1, "eras_from_log": 1, "eras_from_archive": 1,
+    "eras_that_lost": 1, "eras_ended": 1, "killed_power_loss": 1, "disorderly_boots": 1, "worlds_alone": 1,
+    "worlds_power": 1, "worlds_operated": 1,
 }  # fmt: skip
 """What a batch must have reached at least once; a zero means that the checks checked nothing."""
 
@@ -59,6 +62,10 @@ def run(seed: int, logic: Callable[[], SessionLogic] = KeptReplies, trace: bool 
     except Exception as broken:
         error = f"crash: {broken!r}{_where(broken)}"
     world.note(error or "held")
+    for kind in ("alone", "power", "operated"):
+        world.coverage[f"worlds_{kind}"] += getattr(world, kind)
+    world.coverage["virtual_ms"] += int(world.now * 1000)
+    world.coverage["committed_ops"] += sum(len(truth) for truth in world.checkers.truth.values())
     world.collect()
     acked = len(world.checkers.finished)
     return Outcome(seed, error, world.trace_hash, world.coverage, acked, world.lines or [])
@@ -83,6 +90,8 @@ def _live(world: World) -> None:
                 clients.append(Client(world, f"s{group}{number}", group, requests))
 
     world.after(0.3, arrive)
+    if world.operated:
+        Operator(world)
     nemesis: list[Nemesis] = []
     world.after(world.random.uniform(0.2, 0.8), lambda: nemesis.append(Nemesis(world)))
     world.run_until(FAULTS_S)

@@ -32,7 +32,7 @@ from gossip.protocol import (
 from gossip.replica import Replica
 from gossip.replica_set import ReplicaSet
 from gossip.replica_state import Timing
-from gossip.wal import _HEADER, _KINDS, encode_record, restore, segment_header, survivors
+from gossip.wal import _HEADER, _KINDS, encode_record, lose_everything, restore, segment_header, survivors
 
 GROUP = GroupId(0)
 NAMES = ("n1", "n2", "n3")
@@ -41,35 +41,38 @@ QUIET = ("Prepare", "PrepareOk")
 
 
 class Stage:
-    """Nodes n1, n2, n3 with one group; n1 is primary of view 0."""
+    """Nodes n1, n2, n3 (or n1 alone) with one group; n1 is primary of view 0."""
 
-    def __init__(self, timing: Timing | None = None) -> None:
+    def __init__(self, timing: Timing | None = None, names: tuple[str, ...] = NAMES) -> None:
         self.timing = timing or Timing(tail_entries=4)
+        self.names = names
         self.now = 100.0
         self.random = Random(7)
         self.sets: dict[str, ReplicaSet] = {}
-        self.disks: dict[str, bytes] = dict.fromkeys(NAMES, b"")
-        self.sequences = dict.fromkeys(NAMES, 1)
-        self.unwritten: dict[str, list[tuple[int, bytes]]] = {name: [] for name in NAMES}
-        self.slow_disks: dict[str, bool] = dict.fromkeys(NAMES, False)
+        self.disks: dict[str, bytes] = dict.fromkeys(names, b"")
+        self.sequences = dict.fromkeys(names, 1)
+        self.unwritten: dict[str, list[tuple[int, bytes]]] = {name: [] for name in self.names}
+        self.slow_disks: dict[str, bool] = dict.fromkeys(names, False)
         self.flying: list[tuple[str, str, Bundle]] = []
         self.cuts: dict[tuple[str, str], bool] = {}
         self.held: dict[tuple[str, str], list[Bundle]] = {}
         self.effects: dict[str, list[Effect]] = defaultdict(list)
         self.frozen: list[str] = []
         self.truth: dict[int, Entry] = {}
-        self.lives = dict.fromkeys(NAMES, 0)
+        self.lives = dict.fromkeys(names, 0)
         self.lines: list[str] = []
-        for name in NAMES:
+        for name in self.names:
             self.restart(name)
 
     # --- nodes ---
 
-    def restart(self, name: str) -> None:
-        """Start a node from its disk."""
+    def restart(self, name: str, disorderly: bool = False) -> None:
+        """Start a node from its disk; `disorderly`: the machine went down and written was not synced."""
         data = self.disks[name]
         restored = restore([(1, data)] if data else [])
-        if restored.damage or restored.last_good_bytes == 0:
+        if disorderly:
+            lose_everything(restored.node)
+        if restored.damage or disorderly or restored.last_good_bytes == 0:
             self.sequences[name] = 1
             records = survivors(restored.node)
             self.disks[name] = segment_header(1) + b"".join(self._encode(name, r) for r in records)
@@ -79,7 +82,7 @@ class Stage:
         self.lives[name] += 1
         random = Random(self.lives[name] * 10 + int(name[1]))
         fresh = ReplicaSet(name, restored.node, self.timing, random, self.now)
-        fresh.add_group(GROUP, NAMES, self.now)
+        fresh.add_group(GROUP, self.names, self.now)
         self.sets[name] = fresh
         self._perform(name)
 
@@ -106,6 +109,13 @@ class Stage:
         assert name not in self.sets
         self.disks[name] = b""
 
+    def damage(self, name: str) -> None:
+        """A bit flips in the last record of a disk; the node must be down."""
+        assert name not in self.sets
+        data = bytearray(self.disks[name])
+        data[-1] ^= 1
+        self.disks[name] = bytes(data)
+
     def form(self) -> None:
         """The first start, up to a primary in view 0."""
         self.run(600)
@@ -128,7 +138,7 @@ class Stage:
         end = self.now + milliseconds / 1000
         while self.now < end - 1e-9:
             self.now += self.timing.tick_ms / 1000
-            for name in NAMES:
+            for name in self.names:
                 if name in self.sets and name not in self.frozen:
                     self.sets[name].tick(self.now)
                     self._perform(name)
@@ -156,7 +166,7 @@ class Stage:
 
     def isolate(self, name: str) -> None:
         """Nothing passes to or from this node."""
-        for other in NAMES:
+        for other in self.names:
             if other != name:
                 self.cut(name, other)
                 self.cut(other, name)
@@ -188,11 +198,30 @@ class Stage:
             self.sets[name].written(upto, self.now)
             self._perform(name)
 
+    # --- the operator ---
+
+    def begin_era(self, name: str, base: int | None = None, above: tuple[int, int] = (0, 0)) -> str:
+        """`recover` on this node; why not, or an empty string. What it gives up is forgotten here too."""
+        reason = self.sets[name].begin_era(GROUP, self.now, base, above)
+        if not reason:
+            log = self.replica(name).log
+            self.truth = {
+                op: entry
+                for op, entry in self.truth.items()
+                if op <= log.base or (op <= log.head and log.entry(op) == entry)
+            }
+            self._perform(name)
+        return reason
+
+    def problem(self, name: str) -> str:
+        """What `status` on this node says."""
+        return self.sets[name].status(GROUP).problem
+
     # --- the worker's side ---
 
-    def attach(self, name: str, applied_op: int = 0) -> None:
+    def attach(self, name: str, after: int = 0, state: int | None = None) -> None:
         """A worker is ready."""
-        self.sets[name].attach(GROUP, applied_op, self.now)
+        self.sets[name].attach(GROUP, after, self.now, state)
         self._perform(name)
 
     def grant(self, name: str) -> Grant:
@@ -236,7 +265,7 @@ class Stage:
                     data = b"".join(self._encode(name, record) for record in records)
                     self.unwritten[name].append((upto, data))
                 case Publish(messages):
-                    for other in NAMES:
+                    for other in self.names:
                         if other != name:
                             self._fly(name, other, (node.incarnation, messages))
                 case SendTo(other, messages):

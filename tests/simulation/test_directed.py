@@ -6,16 +6,17 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.simulation import directed, mutations
+from tests.simulation import mutations, traces
 
 RANDOM_ONLY = (
     "no_match_in_transfer", "worker_kept", "no_dedup", "errors_without_barrier", "reads_before_commit",
-    "replies_before_commit", "archives_uncommitted", "archive_not_fenced",
+    "replies_before_commit", "archives_uncommitted", "archive_not_fenced", "archive_always_fits",
+    "old_era_archives", "reads_outlive_their_grant",
 )  # fmt: skip
 """Bugs of the models around the core: only the simulated world shows them (`scripts/simulate`)."""
 
 
-@pytest.mark.parametrize("trace", directed.TRACES, ids=lambda trace: trace.__name__)
+@pytest.mark.parametrize("trace", traces.TRACES, ids=lambda trace: trace.__name__)
 def test_trace(trace: Callable[[], None]) -> None:
     """Without a bug the trace holds."""
     trace()
@@ -25,4 +26,4 @@ def test_trace(trace: Callable[[], None]) -> None:
 def test_bug_is_caught(name: str) -> None:
     """With the bug put back a trace fails."""
     with mutations.put_back(name):
-        assert directed.caught_by(name), f"no directed trace notices: {mutations.MUTATIONS[name].bug}"
+        assert traces.caught_by(), f"no directed trace notices: {mutations.MUTATIONS[name].bug}"

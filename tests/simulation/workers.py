@@ -7,7 +7,7 @@ what to keep about it. `KeptReplies` is the stand-in; `AlwaysRun` the negative c
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgpack
@@ -55,6 +55,7 @@ class Reply:
     outcome: str
     op: int = 0
     value: int = 0
+    era: int = 0
 
 
 class SessionLogic(Protocol):
@@ -116,6 +117,7 @@ class Worker:
         self.arrival = 0.0
         self.departure = 0.0
         self.deaths = 0
+        self.attempt = 0
         self._start()
 
     # --- life and death ---
@@ -126,7 +128,7 @@ class Worker:
         self.applied = self.committed = 0
         self.attached = False
         self.grant: Grant = NO_GRANT
-        self.era = self.view = 0
+        self.era = self.view = self.state_era = 0
         self.draining = False
         self.unsent: list[bytes] = []
         self.outputs: list[Waiting] = []
@@ -174,6 +176,7 @@ class Worker:
         row = self.world.archive.rows[self.group]
         self.objects = dict(row.objects)
         self.applied = self.committed = row.archived_op
+        self.state_era = row.era
         self.history = []
         self._attach()
 
@@ -181,8 +184,26 @@ class Worker:
         self.attached = True
         self.grant = NO_GRANT
         self.draining = False
-        applied = self.committed
-        self._to_gossip(lambda s, now: s.attach(self.group, applied, now))
+        self.reads = []  # a barrier under a later grant says nothing about what was read under this one
+        self.attempt += 1
+        state, attempt, life = self.committed, self.attempt, self.life
+        after = max(0, state - self.world.random.choice((0, 0, 3)))
+
+        def attach(replicas: ReplicaSet, now: float) -> None:
+            if (attempt, life) == (self.attempt, self.life):
+                self._attach_to(replicas, after, state, now)
+
+        self._to_gossip(attach)
+
+    def _attach_to(self, replicas: ReplicaSet, after: int, state: int, now: float) -> None:
+        """What the shell of the core does: the worker's era must be the replica's."""
+        replica = replicas.replicas[self.group]
+        if replica.status not in (Status.NORMAL, Status.VIEW_CHANGE) or self.state_era > replica.era:
+            self._later(0.05, self._attach)
+        elif self.state_era < replica.era or state < replica.log.base:
+            self.hear(Rebase(self.group, replica.log.base))
+        else:
+            replicas.attach(self.group, max(after, replica.log.base), now, state)
 
     def _later(self, seconds: float, action: Callable[[], None]) -> None:
         life = self.life
@@ -276,13 +297,14 @@ class Worker:
         known = self.logic.known(self.objects, request)
         if known is not None:
             self.world.coverage["known_requests"] += 1
-            self.outputs.append(Waiting(known.op, 0, lambda: answer(known)))
+            again = replace(known, era=self.era)
+            self.outputs.append(Waiting(known.op, 0, lambda: answer(again)))
             self._release()
             return
         value = self.objects.get(request.key, 0)
         if request.kind == "read" or (request.kind == "take" and value % 2 == 0):
             outcome = "read" if request.kind == "read" else "refused"
-            reply = Reply(request.number, outcome, self.applied, value)
+            reply = Reply(request.number, outcome, self.applied, value, self.era)
             self.reads.append(Waiting(self.applied, self.token + 1, lambda: answer(reply)))
         else:
             self._execute(request, value + 1, answer)
@@ -292,7 +314,7 @@ class Worker:
 
     def _execute(self, request: Request, value: int, answer: Callable[[Reply], None]) -> None:
         op = self.applied + 1
-        reply = Reply(request.number, "done", op, value)
+        reply = Reply(request.number, "done", op, value, self.era)
         images = {request.key: value, **self.logic.keep(self.objects, request, reply)}
         self.objects.update(images)
         self.history.append((op, images))

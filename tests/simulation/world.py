@@ -31,7 +31,7 @@ from gossip.protocol import (
 from gossip.records import Append, Base, Install, Promise
 from gossip.replica_set import ReplicaSet
 from gossip.replica_state import Timing
-from gossip.wal import restore, segment_header, survivors
+from gossip.wal import lose_everything, restore, segment_header, survivors
 from gossip.wire import decode_bundle, encode_bundle
 from tests.simulation.archive import Archive
 from tests.simulation.checkers import Checkers
@@ -41,6 +41,14 @@ from tests.simulation.workers import SessionLogic, Worker
 TIMING = Timing(tail_entries=12, chunk_bytes=600, log_bytes=1 << 20, handoff_ms=400)
 WIRE_SHARE = 16
 """One bundle in this many really becomes bytes and back."""
+ALONE = 0.05
+"""The share of worlds with one node."""
+OPERATED = 0.25
+"""The share of worlds where more disks may be lost than the design survives, and somebody runs `recover`."""
+
+
+MACHINE_DEATHS = ("power_loss", "all")
+"""Why a node was killed, where that takes its machine along."""
 
 
 class World:
@@ -51,14 +59,17 @@ class World:
     ) -> None:
         self.seed = seed
         self.random = Random(seed)
+        self.alone = self.random.random() < ALONE
+        self.power = self.random.random() < 0.3
+        self.operated = self.alone or self.random.random() < OPERATED
         self.now = 0.0
         self.faults = Faults()
         self.coverage: Counter[str] = Counter()
         self.logic = logic
         self.timing = TIMING
-        names = ("n1", "n2", "n3")
+        names = ("n1",) if self.alone else ("n1", "n2", "n3")
         self.placements = {
-            GroupId(g): (names[g % 3], names[(g + 1) % 3], names[(g + 2) % 3]) for g in range(groups)
+            GroupId(g): tuple(names[(g + at) % len(names)] for at in range(len(names))) for g in range(groups)
         }
         self.nodes = {n: Node(n, self.random.uniform(0.7, 1.4), self.random.uniform(0, 1000)) for n in names}
         self.archive = Archive(self)
@@ -111,12 +122,16 @@ class World:
         state = restored.node
         if restored.damage:
             self.coverage["damaged_disks"] += 1
-        if restored.damage or not disk.data or not restored.last_good_bytes:
+        if disk.disorderly:
+            self.coverage["disorderly_boots"] += 1
+            lose_everything(state)
+        if restored.damage or disk.disorderly or not disk.data or not restored.last_good_bytes:
             disk.sequence = 1
             disk.data = segment_header(1) + disk.encode(tuple(survivors(state)))
         else:
             disk.data = disk.data[: restored.last_good_bytes]
             disk.sequence = restored.next_sequence
+        disk.disorderly = False
         node.life += 1
         self.note(f"{node.name} boots, incarnation {state.incarnation} damaged {state.damaged}")
         now = self.clock(node)
@@ -139,7 +154,7 @@ class World:
         self.note(f"{node.name} killed: {why}")
         self.coverage[f"killed_{why}"] += 1
         self._collect(node)
-        if node.disk.crash(self.random):
+        if node.disk.crash(self.random, self.power and why in MACHINE_DEATHS):
             self.coverage["torn_writes"] += 1
         node.set = None
         node.life += 1
@@ -156,7 +171,13 @@ class World:
         """The disk is replaced by a blank one."""
         self.kill(node, "disk_loss")
         node.disk.data = b""
-        node.lost_disk = True
+        node.lost_disk = node.blank = True
+
+    def lose_power(self, node: Node) -> None:
+        """The machine goes down: in `process` mode its disk is not believed afterwards."""
+        self.kill(node, "power_loss")
+        if not self.power:
+            node.disk.disorderly = node.lost_disk = True
 
     def damage_disk(self, node: Node) -> None:
         """A bit flips in what lies on the disk."""
@@ -313,6 +334,8 @@ class World:
                 )
         if node.lost_disk and all(s is Status.NORMAL for s in node.statuses.values()):
             node.lost_disk = False
+        if node.blank and all(s is not Status.BLANK for s in node.statuses.values()):
+            node.blank = False
 
     # --- network ---
 
@@ -345,6 +368,22 @@ class World:
         if self.lines is not None:
             self.lines[-1] += " " + " ".join(describe(message) for message in messages)
         self.turn(target, target.life, lambda s, now: s.receive(sender, incarnation, messages, now))
+
+    def begin_era(self, node: Node, group: GroupId, base: int | None, above: tuple[int, int]) -> None:
+        """The operator's `recover`: the archive is fenced first, then a replica begins."""
+        row = self.archive.rows[group]
+
+        def begin(replicas: ReplicaSet, now: float) -> None:
+            reason = replicas.begin_era(group, now, base, above)
+            self.note(f"{node.name} g{group} recover from {base}: {reason or 'begun'}")
+            if not reason:
+                replica = replicas.replicas[group]
+                self.archive.raise_era(group, replica.era)
+                lost = self.checkers.era_begun(group, replica.era, replica.log, row.archived_op)
+                self.coverage["eras_from_archive" if base is not None else "eras_from_log"] += 1
+                self.coverage["eras_that_lost"] += lost > 0
+
+        self.turn(node, node.life, begin)
 
     def heal(self) -> None:
         """No more faults; the dead come back."""

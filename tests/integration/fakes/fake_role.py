@@ -1,7 +1,8 @@
 """A process of the cluster that does nothing but live: ready at once, gone when asked.
 
 A file `<name>.dies` in the folder of the cluster.toml makes the process of that name end at its
-start; `<name>.deaf` makes it ignore SIGTERM.
+start; `<name>.anew` makes it ask for a new start, as often as the file has bytes; `<name>.deaf` makes
+it ignore SIGTERM.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import signal
 
-from connserver.process import Lifeline, ProcessOptions, run_spawned
+from connserver.process import START_ANEW, Lifeline, ProcessOptions, run_spawned
 
 
 def main(options: ProcessOptions) -> int:
@@ -17,6 +18,10 @@ def main(options: ProcessOptions) -> int:
     if (folder / f"{options.name}.dies").exists():
         print(f"{options.name} was told to die")
         return 3
+    anew = folder / f"{options.name}.anew"
+    if anew.exists() and (left := anew.read_bytes()):
+        anew.write_bytes(left[1:])
+        return START_ANEW
     loop = asyncio.new_event_loop()
     stopped = loop.create_future()
     lifeline = Lifeline(loop, options, stopped.set_result)

@@ -27,7 +27,14 @@ from connserver.supervisor.events import (
     Waits,
 )
 from connserver.supervisor.plan import FORK_SERVER, STORAGE, ProcessSpec
-from connserver.supervisor.tree import DEATH_WINDOW_S, FIRST_BACKOFF_S, STOP_GRACE_S, ProcessTree
+from connserver.supervisor.tree import (
+    DEATH_WINDOW_S,
+    DEATHS_LIMIT,
+    FIRST_BACKOFF_S,
+    RENEWALS_LIMIT,
+    STOP_GRACE_S,
+    ProcessTree,
+)
 
 
 def spec(name: str, role: str, after: tuple[str, ...] = (), settling: str = "") -> ProcessSpec:
@@ -68,6 +75,10 @@ class Host:
 
     def die(self, name: str, reason: str = "exit status 1") -> list[Effect]:
         return self.tell(Died(name, self.pids[name], reason))
+
+    def renew(self, name: str) -> list[Effect]:
+        """The process ends, asking to be started anew."""
+        return self.tell(Died(name, self.pids[name], "exit status 75", anew=True))
 
     def wait(self, seconds: float) -> list[Effect]:
         self.now += seconds
@@ -214,6 +225,61 @@ class TestDeaths:
         assert running.state("w0") == "backoff"
 
 
+class TestStartAnew:
+    def test_who_asks_for_it_is_started_at_once(self, running: Host) -> None:
+        assert running.renew("w0") == [Note("process.starts_anew", "w0", "exit status 75"), Spawn("w0")]
+        assert running.state("w0") == "starting"
+        running.start("w0")
+        assert (running.state("w0"), running.reason("w0")) == ("ready", "")
+
+    def test_it_is_no_death(self, running: Host) -> None:
+        for _ in range(DEATHS_LIMIT - 1):
+            running.die("w0")
+            running.wait(5)
+            running.fork("w0")
+        for _ in range(10):
+            assert spawned(running.renew("w0")) == ["w0"]
+            running.fork("w0")
+        running.die("w0")
+        assert running.state("w0") == "failed"
+
+    def test_the_storm_of_them_is_bounded_and_says_so(self, running: Host) -> None:
+        for _ in range(RENEWALS_LIMIT):
+            assert spawned(running.renew("w0")) == ["w0"]
+            running.fork("w0")
+        assert running.renew("w0") == [Note("process.died", "w0", "exit status 75")]
+        assert running.state("w0") == "backoff"
+        for _ in range(DEATHS_LIMIT - 1):
+            running.wait(5)
+            running.fork("w0")
+            running.renew("w0")
+        assert running.state("w0") == "failed"
+        assert "5 deaths in a minute; the last: exit status 75" in running.reason("w0")
+
+    def test_the_bound_is_on_a_minute_and_on_one_process(self, running: Host) -> None:
+        for _ in range(3 * RENEWALS_LIMIT):
+            assert spawned(running.renew("w0")) == ["w0"]
+            running.fork("w0")
+            running.wait(DEATH_WINDOW_S / RENEWALS_LIMIT)
+        for _ in range(RENEWALS_LIMIT):
+            assert spawned(running.renew("w1")) == ["w1"]
+            running.fork("w1")
+
+    def test_a_restart_that_is_asked_for_forgets_the_storm(self, running: Host) -> None:
+        for _ in range(RENEWALS_LIMIT):
+            running.renew("w0")
+            running.fork("w0")
+        running.renew("w0")
+        running.tell(RestartAsked(("w0",)))
+        running.fork("w0")
+        assert spawned(running.renew("w0")) == ["w0"]
+
+    def test_nobody_is_started_anew_while_stopping(self, running: Host) -> None:
+        running.tell(StopAsked())
+        assert signalled(running.renew("gw")) == [("w0", False), ("w1", False)]
+        assert running.state("gw") == "stopped"
+
+
 class TestStop:
     def test_order_is_gateways_workers_gossip_and_storage_fork_server(self, running: Host) -> None:
         assert signalled(running.tell(StopAsked())) == [("gw", False)]
@@ -288,7 +354,7 @@ class TestRestartAndPlan:
 
 
 @settings(max_examples=500, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 5)), max_size=60))
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 5)), max_size=60))
 def test_whatever_happens_a_stop_comes_to_its_end(story: list[tuple[int, int]]) -> None:
     host = Host()
     names = [one.name for one in SPECS]
@@ -311,10 +377,10 @@ def test_whatever_happens_a_stop_comes_to_its_end(story: list[tuple[int, int]]) 
                 tell(Forked(name, host.next_pid))
             case 2 | 3 if name in alive():
                 tell(BecameReady(name, alive()[name], ""))
-            case 4 if name in alive():
+            case 4 | 9 if name in alive():
                 if name == FORK_SERVER:
                     unmade.clear()
-                tell(Died(name, alive()[name], "x"))
+                tell(Died(name, alive()[name], "x", anew=action == 9))
             case 5:
                 tell(RestartAsked((name,)))
             case 6:

@@ -180,6 +180,27 @@ def test_a_close_without_a_proper_code_is_an_ordinary_one(code: Any) -> None:
     assert world.clients[1].shuts == [Shut(1000, "why", spoken=True)]
 
 
+def test_what_is_for_connections_that_are_closed_is_ignored_whatever_it_is() -> None:
+    """A new worker's stream begins with outputs for clients that may be gone by then."""
+    world = World()
+    left = world.clients.pop(1)
+    assert left.line is not None
+    world.links[0].leave(left.line, 0.0, gone=True)
+    world.asks(2, msg="a")
+    world.says(
+        0,
+        ([1], BOUND, 0, bound_body()),
+        ([1], REPLY, 1, {"msg": "a", "status": 0}),
+        ([1], EVENT, 0, {"msg": "told", "n": 3}),
+        ([1], VOLATILE, 0, {"msg": "room.state", "room": "a", "changes": []}),
+        ([1], CLOSE, 0, {"code": 4003, "reason": "kicked"}),
+        ([1, 2], EVENT, 0, {"msg": "room.message", "room": "a", "seq": 1}),
+        ([2], REPLY, 1, {"msg": "a", "status": 0}),
+    )
+    assert left.heard == [] and left.shuts == []
+    assert [message["msg"] for message in world.clients[2].heard] == ["room.message", "a"]
+
+
 def test_an_event_reaches_members_of_every_group() -> None:
     world = World()
     event: Message = {"msg": "room.message", "room": "a", "seq": 1}

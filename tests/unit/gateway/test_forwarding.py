@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from connserver.codec import decode
 from connserver.limits import BATCH_ITEMS, STREAM_PROBE_MS, STREAM_RETAINED_MESSAGES
 from connserver.messages import (
@@ -59,12 +61,19 @@ def route(grant: int = 1, *, state: str = "ready", endpoint: str = "") -> RouteE
     )
 
 
-def outputs(number: int, *, grant: int = 1, acked: int = 0) -> Outputs:
-    return Outputs(grant, number, acked, 0, 0, [[1]], [0], [1], [pack({"n": number})])
+def outputs(number: int, *, grant: int = 1, acked: int = 0, op: int = 0) -> Outputs:
+    return Outputs(grant, number, acked, 0, op, [[1]], [0], [1], [pack({"n": number})])
 
 
 def sent(effects: list[Effect]) -> list[Any]:
     return [decode(effect.data) for effect in effects if isinstance(effect, Transmit)]
+
+
+def opening(effects: list[Effect]) -> OpenStream:
+    (connect,) = [effect for effect in effects if isinstance(effect, Connect)]
+    message = decode(connect.opening)
+    assert isinstance(message, OpenStream)
+    return message
 
 
 def items(effects: list[Effect]) -> list[tuple[int, int, int]]:
@@ -107,7 +116,7 @@ def test_a_ready_route_is_opened_with_its_grant() -> None:
     (connect,) = link.routed(route(5), 0.0)
     assert isinstance(connect, Connect)
     assert (connect.group, connect.attempt, connect.endpoint) == (3, 1, "ipc://w-5")
-    assert decode(connect.opening) == OpenStream("gw", BOOT, 5)
+    assert decode(connect.opening) == OpenStream("gw", BOOT, 5, 0)
     assert link.opening and link.flush(0.0) == []
     assert link.receive(StreamOpened(4), 0.0) == [] and link.opening
     assert link.receive(StreamOpened(5), 0.0) == [Opened(3)] and not link.opening
@@ -120,19 +129,52 @@ def test_a_route_that_is_not_ready_is_waited_for() -> None:
     assert [type(effect) for effect in link.routed(route(), 100.0)] == [Connect]
 
 
-def test_a_worker_that_does_not_open_is_tried_over_a_new_connection() -> None:
+def test_a_worker_that_does_not_open_is_tried_over_new_connections_ever_more_patiently() -> None:
     link = fresh()
     link.routed(route(), 0.0)
-    assert link.tick(OPENING_S - 0.01) == []
-    disconnect, connect = link.tick(OPENING_S)
-    assert disconnect == Disconnect(3) and isinstance(connect, Connect) and connect.attempt == 2
+    first, longest = OPENING_S
+    now = 0.0
+    waits: list[float] = []
+    while len(waits) < 6:
+        begun = now
+        while not (effects := link.tick(now)):
+            now += first / 10
+        disconnect, connect = effects
+        assert disconnect == Disconnect(3) and isinstance(connect, Connect)
+        waits.append(now - begun)
+    assert link.attempt == 7 and link.opening
+    assert waits == pytest.approx([first, 2 * first, 4 * first, 8 * first, longest, longest], abs=first / 5)
 
 
-def test_a_wrong_grant_is_tried_again_after_a_pause() -> None:
+def test_a_wrong_grant_is_tried_again_after_a_pause_that_grows() -> None:
     link = opened()
-    assert link.receive(WrongGrant(1, 2), 1.0) == [Disconnect(3)]
-    assert link.tick(1.0 + RETRY_S / 2) == []
-    assert [type(effect) for effect in link.tick(1.0 + RETRY_S)] == [Connect]
+    first, longest = RETRY_S
+    now = 1.0
+    for pause in (first, 2 * first, 4 * first, 8 * first, longest, longest):
+        assert link.receive(WrongGrant(1, 0), now) == [Disconnect(3)]
+        assert link.opening and link.tick(now + pause * 0.9) == []
+        now += pause * 1.01
+        assert [type(effect) for effect in link.tick(now)] == [Connect]
+    link.receive(StreamOpened(1), now)
+    link.receive(WrongGrant(1, 0), now)
+    assert [type(effect) for effect in link.tick(now + first)] == [Connect]
+
+
+def test_a_new_route_is_tried_at_once_whatever_was_refused_before() -> None:
+    link = opened()
+    for _ in range(5):
+        link.receive(WrongGrant(1, 2), 1.0)
+        link.tick(2.0)
+    link.receive(WrongGrant(1, 2), 2.0)
+    assert opening(link.routed(route(2), 2.0)).grant == 2
+    assert link.receive(WrongGrant(2, 0), 2.0) == [Disconnect(3)]
+    assert opening(link.tick(2.0 + RETRY_S[0])).grant == 2
+
+
+def test_a_route_without_a_worker_hastens_nothing() -> None:
+    link = opened()
+    link.routed(replace(route(2), state="starting"), 1.0)
+    assert not link.opening and link.state is State.CLOSED
 
 
 def test_a_wrong_grant_of_an_earlier_grant_says_nothing() -> None:
@@ -281,6 +323,31 @@ def test_a_new_grant_is_told_of_every_session_and_then_of_every_unanswered_reque
     call(link, bound, 2.0)
     assert items(link.flush(2.0)) == [(1, CALL, 5)]
     link.check_invariants()
+
+
+def test_a_new_stream_is_opened_with_the_op_of_the_outputs_that_were_delivered_last() -> None:
+    link = opened()
+    link.receive(outputs(1, op=5), 0.0)
+    link.receive(outputs(3, op=9), 0.0)  # 2 is missing: not delivered
+    link.receive(outputs(1, op=4), 0.0)  # a repeat
+    link.receive(outputs(2, op=7, grant=2), 0.0)  # of another grant
+    assert opening(link.routed(route(2), 1.0)).received == 5
+    link.receive(outputs(1, op=8, grant=2), 1.0)  # before the stream is opened
+    link.receive(StreamOpened(2), 1.0)
+    assert opening(link.tick(1.0 + SILENCE_S)).received == 5
+    link.receive(StreamOpened(2), 5.0)
+    link.receive(outputs(1, op=6, grant=2), 5.0)
+    link.receive(WrongGrant(2, 0), 5.0)
+    assert opening(link.tick(6.0)).received == 6
+
+
+def test_in_a_new_era_ops_begin_lower() -> None:
+    link = opened()
+    link.receive(outputs(1, op=500), 0.0)
+    link.routed(replace(route(2), era=2), 1.0)
+    link.receive(StreamOpened(2), 1.0)
+    link.receive(outputs(1, op=3, grant=2), 1.0)
+    assert opening(link.routed(replace(route(3), era=2), 2.0)).received == 3
 
 
 def test_telling_is_done_in_parts_and_new_requests_do_not_overtake_it() -> None:

@@ -3,28 +3,50 @@
 from __future__ import annotations
 
 import random
+from collections import deque
 from typing import Any
 
 import pytest
 
 from connserver.codec import decode
-from connserver.messages import OpenStream, Outputs, RequestKind, Requests, StreamOpened, WrongGrant
-from connserver.model import pack
+from connserver.messages import (
+    OpenStream,
+    OutputKind,
+    Outputs,
+    RequestKind,
+    Requests,
+    StreamOpened,
+    WrongGrant,
+)
+from connserver.model import pack, unpack
 from connserver.stream import Duplex
-from gateway.forwarding import Connect, Deliver, Disconnect, Effect, Opened, Transmit
+from gateway.forwarding import Connect, Deliver, Disconnect, Effect, Link, Opened, Transmit
+from gateway.line import Line
 from tests.unit.gateway.test_forwarding import fresh, joined, route
 
-CALL = RequestKind.CALL
+CALL, REPLY, EVENT = RequestKind.CALL, int(OutputKind.REPLY), int(OutputKind.EVENT)
+
+Row = tuple[int, int, int, bytes]
+"""(connection, kind, answer, body) of one output."""
 
 
 class LossyWorker:
-    """Executes each request once, whatever is lost; its successors know what it knew."""
+    """The workers of a group, one after the other. What one has executed is in a log that the next has.
+
+    Each request makes an event besides its answer. Outputs are kept by op until the gateway has
+    acknowledged them, and a stream begins with those after the op that it was opened with. A request
+    that ran before is answered again, under the op that the log then has.
+    """
 
     def __init__(self) -> None:
         self.grant = 0
+        self.op = 0
+        self.events = 0
         self.ran: set[tuple[int, int]] = set()
         self.order: dict[int, list[int]] = {}
         self.out: list[bytes] = []
+        self.retained: deque[tuple[int, list[Row]]] = deque()
+        self.sent: dict[int, int] = {}
         self.duplex: Duplex | None = None
 
     def take_over(self, grant: int) -> None:
@@ -36,6 +58,10 @@ class LossyWorker:
         if message.grant != self.grant:
             return WrongGrant(message.grant, self.grant)
         self.duplex = Duplex(self.grant, self.out.append, now)
+        self.sent.clear()
+        self._let_go(message.received)
+        for op, rows in self.retained:
+            self._post(op, rows, now)
         return StreamOpened(self.grant)
 
     def receive(self, message: Any, now: float) -> Any:
@@ -45,38 +71,76 @@ class LossyWorker:
             self.duplex.control(message, now)
         elif self.duplex.accept(message.number, message.acked, now):
             self._run(message, now)
+        kept = self.duplex.sender.kept
+        acked = kept[0][0] - 1 if kept else self.duplex.sender.next - 1
+        if acked in self.sent:
+            self._let_go(self.sent[acked])
         return None
 
+    def _let_go(self, op: int) -> None:
+        while self.retained and self.retained[0][0] <= op:
+            self.retained.popleft()
+
     def _run(self, requests: Requests, now: float) -> None:
-        answers = []
+        again: list[Row] = []
+        logged: list[Row] = []
         for connection, kind, sequence in zip(
             requests.connections, requests.kinds, requests.sequences, strict=True
         ):
             if kind != CALL:
                 continue
-            key = (connection, sequence)
-            if key not in self.ran:
-                self.ran.add(key)
-                self.order.setdefault(connection, []).append(sequence)
-            answers.append(key)
-        if answers:
-            assert self.duplex is not None
-            targets, sequences = [[number] for number, _ in answers], [sequence for _, sequence in answers]
-            kinds, bodies = [0] * len(answers), [b""] * len(answers)
-            self.duplex.post(
-                lambda number, acked: Outputs(
-                    self.grant, number, acked, 0, 0, targets, kinds, sequences, bodies
-                ),
-                now,
-            )
+            if (connection, sequence) in self.ran:
+                again.append((connection, REPLY, sequence, b""))
+                continue
+            self.ran.add((connection, sequence))
+            self.order.setdefault(connection, []).append(sequence)
+            self.events += 1
+            logged.append((connection, REPLY, sequence, b""))
+            logged.append((connection, EVENT, 0, pack({"event": self.events})))
+        if again:
+            self._post(self.op, again, now)
+        if logged:
+            self.op += 1
+            self.retained.append((self.op, logged))
+            self._post(self.op, logged, now)
+
+    def _post(self, op: int, rows: list[Row], now: float) -> None:
+        assert self.duplex is not None
+        self.sent[self.duplex.sender.next] = op
+        connections, kinds, answers, bodies = (list(column) for column in zip(*rows, strict=True))
+        targets = [[number] for number in connections]
+        self.duplex.post(
+            lambda number, acked: Outputs(self.grant, number, acked, 0, op, targets, kinds, answers, bodies),
+            now,
+        )
+
+
+class Clients:
+    """What reached the clients of the link: answers by connection, and all events as they came."""
+
+    def __init__(self, link: Link, numbers: tuple[int, ...]) -> None:
+        self.link = link
+        self.lines: dict[int, Line] = {number: joined(link, number, token="t") for number in numbers}
+        self.answers: dict[int, list[int]] = {number: [] for number in numbers}
+        self.events: list[int] = []
+        self.repeated = 0
+
+    def take(self, outputs: Outputs) -> None:
+        rows = zip(outputs.targets, outputs.kinds, outputs.answers, outputs.bodies, strict=True)
+        for (number,), kind, sequence, body in rows:
+            if kind == EVENT:
+                self.events.append(int(str(unpack(body)["event"])))
+            elif self.link.answered(self.lines[number], sequence) is not None:
+                self.answers[number].append(sequence)
+            else:
+                self.repeated += 1
 
 
 @pytest.mark.parametrize("seed", range(25))
-def test_whatever_is_lost_every_request_runs_once_in_order_and_is_answered(seed: int) -> None:
+def test_whatever_is_lost_every_request_runs_once_in_order_and_every_output_comes_once(seed: int) -> None:
     chance = random.Random(seed)
     link, worker = fresh(), LossyWorker()
-    lines = {number: joined(link, number, token="t") for number in (1, 2, 3)}
-    answered: dict[int, list[int]] = {number: [] for number in lines}
+    clients = Clients(link, (1, 2, 3))
     now, opening, asked = 0.0, None, 0
     to_worker: list[bytes] = []
 
@@ -95,10 +159,7 @@ def test_whatever_is_lost_every_request_runs_once_in_order_and_is_answered(seed:
                 case Transmit():
                     to_worker.append(effect.data)
                 case Deliver():
-                    rows = zip(effect.outputs.targets, effect.outputs.answers, strict=True)
-                    for (number,), sequence in rows:
-                        if link.answered(lines[number], sequence) is not None:
-                            answered[number].append(sequence)
+                    clients.take(effect.outputs)
                 case Opened():
                     pass
 
@@ -109,7 +170,7 @@ def test_whatever_is_lost_every_request_runs_once_in_order_and_is_answered(seed:
         now += 0.01
         calm = step > 2_500
         if not calm:
-            for number, line in lines.items():
+            for number, line in clients.lines.items():
                 if chance.random() < 0.3 and len(line.pending) < 50:
                     link.add(line, [(CALL, pack({"msg": "a"}))] * chance.randint(1, 3), now)
                     asked += 1
@@ -143,8 +204,9 @@ def test_whatever_is_lost_every_request_runs_once_in_order_and_is_answered(seed:
         if step % 5 == 0:
             perform(link.tick(now))
         link.check_invariants()
-    assert asked > 1_000 and all(not line.pending for line in lines.values())
-    for number, line in lines.items():
+    assert asked > 1_000 and grant > 10 and clients.repeated > 0
+    for number, line in clients.lines.items():
         everything = list(range(1, line.sequence + 1))
-        assert sorted(answered[number]) == everything
+        assert not line.pending and sorted(clients.answers[number]) == everything
         assert worker.order[number] == everything
+    assert clients.events == list(range(1, worker.events + 1))

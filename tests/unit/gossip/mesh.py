@@ -1,18 +1,28 @@
-"""A cluster of gossip machines in virtual time: every message goes through its bytes, links can be cut."""
+"""A cluster of gossip machines in virtual time, each with its replicated logs and model workers beside it.
+
+Every message goes through its bytes, links can be cut, and a node's disk keeps what was written.
+"""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 
 from connserver.codec import decode, encode
-from connserver.messages import AdminReply, AdminRequest, Attach, Role, Routes, WorkerReport
+from connserver.messages import AdminReply, AdminRequest, Entry, Role, RouteEntry, Routes, WorkerReport
+from connserver.running import Source
+from gossip import replica_state, replication
 from gossip.effects import (
     Effect,
+    Gone,
+    Hired,
     KeepIncarnation,
     KeepPlacement,
     Note,
+    Place,
     Publish,
     Reconnect,
     SendLocal,
@@ -24,6 +34,10 @@ from gossip.membership import Timing
 from gossip.node import GOSSIP_TOPIC, Beginning, GossipNode
 from gossip.peering import Identity
 from gossip.placement import Placement
+from gossip.records import Boot, Record, replay
+from gossip.replication import LOG_MESSAGES, Granted, Positioned, PublishLog, Replication, SendLog, WriteLog
+from gossip.wire import Decoder, Encoder
+from tests.unit.gossip.model_worker import ModelWorker
 
 SECTIONS = {"cluster": "a", "nodes": "b", "replication": "c"}
 WALL_MS = 1_700_000_000_000
@@ -36,11 +50,18 @@ class Disk:
     incarnation: int = 0
     placement: Placement | None = None
     damaged: bool = False
+    records: list[Record] = field(default_factory=list)
+    """The write-ahead log."""
+
+    def lose(self) -> None:
+        """A new machine with the same name."""
+        self.incarnation, self.placement = 0, None
+        self.records.clear()
 
 
 @dataclass
 class Host:
-    """One node: its machine while it runs, its disk, and what its local processes got."""
+    """One node: its machines while they run, its disk, and what its local processes got."""
 
     name: str
     disk: Disk = field(default_factory=Disk)
@@ -48,14 +69,20 @@ class Host:
     sections: dict[str, str] = field(default_factory=lambda: dict(SECTIONS))
     cluster: str = "demo"
     node: GossipNode | None = None
+    logs: Replication | None = None
     paused: bool = False
     watched: set[int] = field(default_factory=set)
+    workers: dict[bytes, ModelWorker] = field(default_factory=dict)
+    running: dict[int, Source] = field(default_factory=dict)
+    """By group: what its worker's note says."""
     inbox: dict[bytes, list[Any]] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
     reconnects: list[str] = field(default_factory=list)
     routes: list[Routes] = field(default_factory=list)
-    waiting: deque[tuple[str, str, Any]] = field(default_factory=deque)
-    """What arrived while it was paused: (published|direct, from, message)."""
+    waiting: deque[tuple[str, Any, Any]] = field(default_factory=deque)
+    """What arrived while it was paused: (how, from, message)."""
+    encoder: Encoder = field(init=False)
+    decoder: Decoder = field(init=False)
 
     @property
     def machine(self) -> GossipNode:
@@ -63,9 +90,18 @@ class Host:
         assert self.node is not None
         return self.node
 
+    @property
+    def log(self) -> Replication:
+        """The running logs."""
+        assert self.logs is not None
+        return self.logs
+
 
 class Mesh:
-    """`names` in one cluster of `groups`; `cuts` holds (from, to) pairs nothing passes between."""
+    """`names` in one cluster of `groups`; `cuts` holds (from, to) pairs nothing passes between.
+
+    `muted`: workers of which nothing arrives.
+    """
 
     def __init__(self, names: tuple[str, ...] = ("n1", "n2", "n3"), groups: int = 4) -> None:
         self.now = 1000.0
@@ -73,52 +109,84 @@ class Mesh:
         self.groups = groups
         self.hosts = {name: Host(name) for name in names}
         self.cuts: set[tuple[str, str]] = set()
+        self.muted: set[bytes] = set()
         self.timing = Timing()
-        self._sent: deque[tuple[str, str, str, Any]] = deque()
+        self.log_timing = replica_state.Timing()
+        self._sent: deque[tuple[str, Any, str, Any]] = deque()
+        self._boots = self._steps = 0
 
     # --- processes --------------------------------------------------------------------------------
 
     def start(self, *names: str) -> None:
-        """Start these nodes, or all."""
+        """Start these nodes' gossip processes, or all."""
         for name in names or self.names:
             host = self.hosts[name]
             assert host.node is None
             host.disk.incarnation += 1
             host.watched.clear()
-            host.inbox.clear()
             host.waiting.clear()
             host.paused = False
-            identity = Identity(
-                cluster=host.cluster,
-                node=name,
-                names=self.names,
-                groups=self.groups,
-                digest=host.digest,
-                sections=host.sections,
-            )
+            self._boots += 1
             beginning = Beginning(
-                identity=identity,
+                identity=self._identity(host),
                 incarnation=host.disk.incarnation,
+                boot=self._boots,
                 placement=host.disk.placement,
                 placement_damaged=host.disk.damaged,
                 wall_ms=WALL_MS,
                 timing=self.timing,
             )
             host.node = GossipNode(beginning, lambda: "metrics", self.now)
+            restored = replay(host.disk.records)
+            host.disk.records.append(Boot("boot", False))
+            host.encoder, host.decoder = Encoder(name), Decoder()
+            host.logs = Replication(
+                name, self._boots, restored, self.log_timing, Random(self._boots), host.running.get, self.now
+            )
+            self._settle(host)
+
+    def _identity(self, host: Host) -> Identity:
+        return Identity(
+            cluster=host.cluster,
+            node=host.name,
+            names=self.names,
+            groups=self.groups,
+            digest=host.digest,
+            sections=host.sections,
+        )
 
     def kill(self, name: str) -> None:
-        """The process is gone, the disk stays."""
-        self.hosts[name].node = None
+        """All processes of the node are gone, the disk stays."""
+        self.kill_gossip(name)
+        self.hosts[name].workers.clear()
+        self.hosts[name].inbox.clear()
+
+    def kill_gossip(self, name: str) -> None:
+        """The gossip process alone is gone: its workers live on and ask for it."""
+        self.hosts[name].node = self.hosts[name].logs = None
 
     def run(self, seconds: float) -> None:
-        """Let time pass, a heartbeat's interval at a time."""
-        until = self.now + seconds - 1e-9
-        while self.now < until:
-            self.now += self.timing.heartbeat_s
+        """Let time pass, a tick of the logs at a time."""
+        beats = round(self.timing.heartbeat_s * 1000 / self.log_timing.tick_ms)
+        for _ in range(round(seconds * 1000 / self.log_timing.tick_ms)):
+            self.now = round(self.now + self.log_timing.tick_ms / 1000, 6)
+            self._steps += 1
             for host in self.hosts.values():
                 if host.node is not None and not host.paused:
-                    self._perform(host, host.node.tick(self.now))
+                    self._tick(host, beat=self._steps % beats == 0)
+                if self._steps % beats == 0:
+                    self._tick_workers(host)
             self.deliver()
+
+    def _tick(self, host: Host, *, beat: bool) -> None:
+        if beat:
+            self._perform(host, host.machine.tick(self.now))
+        host.log.tick(self.now)
+        self._settle(host)
+
+    def _tick_workers(self, host: Host) -> None:
+        for worker in host.workers.values():
+            self._say(host, worker, worker.tick(self.now))
 
     def wake(self, name: str) -> None:
         """A paused node goes on: what arrived meanwhile, then its overdue tick."""
@@ -126,7 +194,7 @@ class Mesh:
         host.paused = False
         while host.waiting:
             self._give(host, *host.waiting.popleft())
-        self._perform(host, host.machine.tick(self.now))
+        self._tick(host, beat=True)
         self.deliver()
 
     def deliver(self) -> None:
@@ -134,9 +202,13 @@ class Mesh:
         while self._sent:
             how, sender, receiver, message = self._sent.popleft()
             host = self.hosts[receiver]
-            if host.node is None or (sender, receiver) in self.cuts:
+            if how == "worker":
+                worker = host.workers.get(sender)
+                if worker is not None:
+                    self._say(host, worker, worker.react(message, self.now))
+            elif host.node is None or (sender, receiver) in self.cuts:
                 continue
-            if host.paused:
+            elif host.paused:
                 host.waiting.append((how, sender, message))
             else:
                 self._give(host, how, sender, message)
@@ -145,22 +217,43 @@ class Mesh:
 
     def local(self, name: str, identity: bytes, message: Any) -> None:
         """A process of a node says something."""
-        host = self.hosts[name]
-        self._perform(host, host.machine.local(identity, decode(encode(message)), self.now))
+        self._give(self.hosts[name], "local", identity, decode(encode(message)))
         self.deliver()
 
-    def attach(self, name: str, group: int, pid: int) -> bytes:
+    def attach(self, name: str, group: int, pid: int, *, loaded: bool = True) -> bytes:
         """A worker attaches; its identity."""
-        identity = b"worker:%d:%d" % (group, pid)
-        self.local(name, identity, Attach(group, pid, f"ipc:///run/w-{name}-{group}-{pid}", 5))
-        return identity
+        return self.employ(
+            name, ModelWorker(group, pid, f"ipc:///run/w-{name}-{group}-{pid}", self.now, loaded=loaded)
+        ).identity
+
+    def employ(self, name: str, worker: ModelWorker) -> ModelWorker:
+        """This worker process begins."""
+        host = self.hosts[name]
+        host.workers[worker.identity] = worker
+        self._say(host, worker, [worker.hello()])
+        self.deliver()
+        return worker
 
     def attach_all(self) -> None:
-        """A worker of every group on every node that runs."""
-        for index, name in enumerate(self.names):
-            if self.hosts[name].node is not None:
-                for group in range(self.groups):
-                    self.attach(name, group, 10_000 * (index + 1) + group)
+        """A worker of every group on every node that runs, the group's first primary first."""
+        count = len(self.names)
+        for group in range(self.groups):
+            for index in (step % count for step in range(group, group + count)):
+                if self.hosts[self.names[index]].node is not None:
+                    self.attach(self.names[index], group, 10_000 * (index + 1) + group)
+
+    def worker(self, name: str, group: int) -> ModelWorker:
+        """The newest worker of a group on a node."""
+        found = [worker for worker in self.hosts[name].workers.values() if worker.group == group]
+        assert found, f"{name} has no worker of group {group}"
+        return found[-1]
+
+    def submit(self, name: str, group: int, *payloads: bytes) -> ModelWorker:
+        """A primary's worker executes something and hands it in."""
+        worker = self.worker(name, group)
+        self._say(self.hosts[name], worker, [worker.submit(*payloads)])
+        self.deliver()
+        return worker
 
     def report(self, name: str, identity: bytes, commit: int, archived: int, **more: Any) -> None:
         """A worker's report."""
@@ -173,7 +266,9 @@ class Mesh:
         host = self.hosts[name]
         assert pid in host.watched, f"nobody watches {pid}"
         host.watched.discard(pid)
+        host.workers = {key: worker for key, worker in host.workers.items() if worker.pid != pid}
         self._perform(host, host.machine.process_died(pid, self.now))
+        self._settle(host)
         self.deliver()
 
     def ask(self, name: str, command: str, **arguments: Any) -> AdminReply | None:
@@ -211,6 +306,10 @@ class Mesh:
         """What a node thinks of all."""
         return {row["name"]: row["state"] for row in self.result(name, "status")["nodes"]}
 
+    def route(self, name: str, group: int) -> RouteEntry:
+        """A group's entry in a node's table."""
+        return self.hosts[name].machine.board.routes.entries[group]
+
     def route_states(self, name: str) -> list[str]:
         """The state of each group in a node's table."""
         return [entry.state for entry in self.hosts[name].machine.board.routes.entries]
@@ -219,13 +318,52 @@ class Mesh:
         """The texts of a node's alerts."""
         return [row["text"] for row in self.result(name, "status")["alerts"]]
 
+    def payloads(self, name: str, group: int) -> list[bytes]:
+        """The committed part of a node's log, oldest first."""
+        replica = next(row for key, row in self.hosts[name].log.set.replicas.items() if key == group)
+        return [replica.log.entry(op).payload for op in range(replica.log.base + 1, replica.commit + 1)]
+
+    def suspects(self, name: str, group: int) -> list[list[int]]:
+        """The sources that were running at deaths, as a node's log has them."""
+        found = []
+        for payload in self.payloads(name, group):
+            try:
+                entry = decode(payload)
+            except Exception:
+                continue  # what tests submit is no entry
+            assert isinstance(entry, Entry)
+            found += entry.suspects
+        return found
+
     # --- inside -----------------------------------------------------------------------------------
 
-    def _give(self, host: Host, how: str, sender: str, message: Any) -> None:
-        if how == "published":
-            self._perform(host, host.machine.published(sender, message, self.now))
-        else:
-            self._perform(host, host.machine.direct(sender, message, self.now))
+    def perform(self, name: str, effects: list[Effect]) -> None:
+        """Do what a test made a machine ask for."""
+        self._perform(self.hosts[name], effects)
+        self._settle(self.hosts[name])
+        self.deliver()
+
+    def _say(self, host: Host, worker: ModelWorker, messages: Iterable[Any]) -> None:
+        if worker.identity not in self.muted:
+            for message in messages:
+                self._sent.append(("local", worker.identity, host.name, decode(encode(message))))
+
+    def _give(self, host: Host, how: str, sender: Any, message: Any) -> None:
+        match how:
+            case "published":
+                self._perform(host, host.machine.published(sender, message, self.now))
+            case "direct":
+                self._perform(host, host.machine.direct(sender, message, self.now))
+            case "log" if host.machine.accepts(sender):
+                bundle = host.decoder.decode(message)
+                assert bundle.sender == sender
+                host.log.peer_says(sender, bundle.incarnation, bundle.messages, self.now)
+            case "local" if isinstance(message, LOG_MESSAGES):
+                if not host.log.worker_says(sender, message, self.now):
+                    host.notes.append(Note("warning", "local.refused", {"reason": type(message).__name__}))
+            case "local":
+                self._perform(host, host.machine.local(sender, message, self.now))
+        self._settle(host)
 
     def _perform(self, host: Host, effects: list[Effect]) -> None:
         for effect in effects:
@@ -235,7 +373,7 @@ class Mesh:
                 case SendPeer(peer, message):
                     self._sent.append(("direct", host.name, peer, decode(encode(message))))
                 case SendLocal(identity, message):
-                    host.inbox.setdefault(identity, []).append(decode(encode(message)))
+                    self._tell(host, identity, message)
                 case WatchProcess(pid):
                     host.watched.add(pid)
                 case UnwatchProcess(pid):
@@ -247,9 +385,47 @@ class Mesh:
                     host.disk.placement, host.disk.damaged = placement, False
                 case Reconnect(peer):
                     host.reconnects.append(peer)
+                case Place(groups):
+                    host.log.place(groups, self.now)
+                case Hired(identity, said):
+                    host.log.hired(identity, said, self.now)
+                case Gone(group):
+                    host.log.gone(group, self.now)
                 case Note():
                     host.notes.append(effect)
         host.machine.check_invariants()
+
+    def _settle(self, host: Host) -> None:
+        """The end of a turn: what the logs ask for, and what comes of it."""
+        logs = host.log
+        while effects := logs.drain(self.now):
+            incarnation = logs.set.incarnation
+            for effect in effects:
+                match effect:
+                    case WriteLog(write):
+                        host.disk.records.extend(write.records)
+                        logs.written(write.upto, self.now)
+                    case PublishLog(messages):
+                        payload = host.encoder.encode("", incarnation, messages)
+                        for name in self.names:
+                            if name != host.name:
+                                self._sent.append(("log", host.name, name, payload))
+                    case SendLog(node, messages):
+                        payload = host.encoder.encode(node, incarnation, messages)
+                        self._sent.append(("log", host.name, node, payload))
+                    case replication.Tell(identity, message):
+                        self._tell(host, identity, message)
+                    case Granted(group, grant):
+                        self._perform(host, host.machine.granted(group, grant, self.now))
+                    case Positioned(rows, urgent):
+                        self._perform(host, host.machine.positioned(rows, self.now, urgent=urgent))
+        logs.check_invariants()
+
+    def _tell(self, host: Host, identity: bytes, message: Any) -> None:
+        message = decode(encode(message))
+        host.inbox.setdefault(identity, []).append(message)
+        if identity in host.workers:
+            self._sent.append(("worker", identity, host.name, message))
 
     def _publish(self, host: Host, topic: bytes, message: Any) -> None:
         if topic != GOSSIP_TOPIC:

@@ -18,7 +18,8 @@ GROUPS = 4
 def entry(group: int, state: str = "ready") -> RouteEntry:
     node = f"n{group % 3 + 1}"
     reason = "" if state == "ready" else f"node {node} is dead"
-    return RouteEntry(group, 0, 0, 1, 0, 5, node, "ipc://w", [node], state, reason)
+    replicas = [node, *({"n1", "n2", "n3"} - {node})]
+    return RouteEntry(group, 0, 0, 1, 0, 5, node, "ipc://w", replicas, state, reason)
 
 
 class Story:
@@ -34,7 +35,15 @@ class Story:
             return {"now": now}
 
         answers = {"echo": (frozenset({"fail"}), echo)}
-        self.machine = Administration(GROUPS, lambda: self.routes, answers)
+        self.ordered: list[tuple[int, dict[str, Any]]] = []
+        orders = {"hand": (frozenset({"to"}), self._hand)}
+        self.machine = Administration(GROUPS, lambda: self.routes, answers, "n1", orders)
+
+    def _hand(self, group: int, arguments: Any, now: float) -> Any:
+        if arguments.get("to") == "nobody":
+            raise ClusterError("there is nobody")
+        self.ordered.append((group, dict(arguments)))
+        return {"done": group}
 
     def ask(self, command: str, **arguments: Any) -> AdminOutcome:
         outcome = self.machine.request(ORIGIN, command, arguments, self.now)
@@ -68,7 +77,8 @@ def test_what_it_knows_itself_is_answered_at_once(story: Story) -> None:
 def test_an_unknown_command_lists_the_known_ones(story: Story) -> None:
     error = story.error("statsu")
     assert error == (
-        "unknown command 'statsu'; known: echo, object.delete, object.get, object.list, object.put, worker.…"
+        "unknown command 'statsu'; known: echo, hand, object.delete, object.get, object.list, object.put, "
+        "worker.…"
     )
 
 
@@ -93,6 +103,11 @@ def test_an_unknown_command_lists_the_known_ones(story: Story) -> None:
         ("worker.kick", {}, "from 0 to 3"),
         ("worker.kick", {"group": -1}, "from 0 to 3"),
         ("worker.kick", {"group": True}, "from 0 to 3"),
+        ("hand", {}, "from 0 to 3"),
+        ("hand", {"group": 4}, "from 0 to 3"),
+        ("hand", {"group": 0, "from": "n1"}, "unknown argument 'from'"),
+        ("hand", {"group": 0, "node": "n9"}, "'n9' holds no replica of group 0; those are n1"),
+        ("hand", {"group": 0, "node": ["n1"]}, "holds no replica of group 0"),
     ],
 )
 def test_arguments_are_checked(story: Story, command: str, arguments: dict[str, Any], words: str) -> None:
@@ -232,3 +247,44 @@ def test_a_list_over_a_group_that_is_not_served_says_so(story: Story) -> None:
     story.routes[1] = entry(1, "unavailable")
     (answer,) = story.answer(story.forwarded("object.list"), {"objects": [], "next": None})
     assert isinstance(answer, Answer) and "group 1 is unavailable" in answer.error
+
+
+# --- orders: what the gossip process of one certain node does --------------------------------------------
+
+
+def test_an_order_to_this_node_is_carried_out_at_once(story: Story) -> None:
+    assert story.ask("hand", group=0) == Answer(ORIGIN, {"done": 0}, "")
+    assert story.ask("hand", group=1, node="n1", to="n3") == Answer(ORIGIN, {"done": 1}, "")
+    assert story.ordered == [(0, {}), (1, {"to": "n3"})]
+    assert story.error("hand", group=0, to="nobody") == "there is nobody"
+
+
+def test_an_order_goes_to_the_primarys_node_or_to_the_one_that_is_named(story: Story) -> None:
+    asked = story.forwarded("hand", group=1, to="n3")
+    assert (asked.node, asked.group, asked.command, asked.arguments) == ("n2", 1, "hand", {"to": "n3"})
+    assert story.forwarded("hand", group=0, node="n3").node == "n3"
+    assert story.ordered == []
+    assert story.answer(asked, {"done": 1}) == [Answer(ORIGIN, {"done": 1}, "")]
+
+
+def test_an_order_does_not_need_the_group_to_be_served_but_somebody_to_carry_it_out(story: Story) -> None:
+    story.routes[1] = entry(1, "unavailable")
+    assert story.forwarded("hand", group=1).node == "n2"
+    story.routes[1] = RouteEntry(1, 0, 0, 1, 0, 0, "", "", [], "starting", "there is no placement yet")
+    assert story.error("hand", group=1) == "group 1 has no primary yet: there is no placement yet"
+
+
+def test_a_relayed_order_is_carried_out_here_and_not_by_a_worker(story: Story) -> None:
+    origin = Origin(3, peer="n2")
+    assert story.machine.relay(origin, "n1", 2, "hand", {"to": "n3"}, 0.0) == Answer(origin, {"done": 2}, "")
+    assert story.ordered == [(2, {"to": "n3"})]
+    refused = story.machine.relay(origin, "n1", 2, "hand", {"to": "nobody"}, 0.0)
+    assert refused == Answer(origin, None, "there is nobody")
+    assert story.machine.relay(origin, "n1", 9, "hand", {}, 0.0).error  # type: ignore[union-attr]
+
+
+def test_an_order_that_is_not_answered_names_the_gossip_process(story: Story) -> None:
+    story.forwarded("hand", group=1)
+    (answer,) = story.machine.tick(5.0)
+    assert isinstance(answer, Answer)
+    assert "the gossip process of n2 did not answer" in answer.error and "log of g-n2" in answer.error

@@ -7,15 +7,20 @@ from typing import Any
 
 import pytest
 
+from connserver.ids import GroupId
 from connserver.limits import INCARNATION_LIMIT, PLACEMENT_WAIT_MS, RECORD_ROWS
 from connserver.messages import (
+    NO_STATE,
     AdminReply,
     AdminRequest,
+    Archived,
     Attach,
+    Drained,
     Forward,
     Forwarded,
     GatewayRecord,
     GatewayReport,
+    GetBarrier,
     GetRecords,
     GroupPosition,
     Heartbeat,
@@ -26,14 +31,19 @@ from connserver.messages import (
     Role,
     Sighting,
     StreamAck,
+    Submit,
     WorkerReport,
 )
 from gossip.effects import Publish, SendPeer
 from gossip.node_records import empty_record
 from gossip.placement import compute
+from gossip.protocol import ExitView
+from gossip.wire import Encoder
 from tests.unit.gossip.mesh import Mesh
 
 WAIT_S = PLACEMENT_WAIT_MS / 1000
+POSITION = GroupPosition(0, 1, 0, "normal", 0, 0, 0, 0, True, "")
+ATTACH = Attach(0, 100, "ipc://x", 1, 1, 0, 0)
 
 
 @pytest.fixture
@@ -69,9 +79,27 @@ def test_a_node_with_another_file_is_refused_and_the_section_is_named() -> None:
     mesh.run(WAIT_S)
     assert mesh.hosts["n1"].disk.placement is not None
     mesh.attach_all()
-    mesh.run(0.2)
-    assert mesh.route_states("n1") == ["ready", "ready", "unavailable", "ready"]
-    assert mesh.role("n3", b"worker:2:30002").grant == 0
+    mesh.run(1.0)
+    assert mesh.route_states("n1") == ["starting"] * 4, "a group begins with all three or not at all"
+    assert "for the first time: node n3 is refused" in mesh.route("n1", 2).reason
+    for name in mesh.names:
+        assert not any(worker.grant for worker in mesh.hosts[name].workers.values())
+
+
+def test_a_file_that_is_changed_on_one_node_costs_that_node_only(mesh: Mesh) -> None:
+    mesh.kill("n3")
+    mesh.hosts["n3"].digest = "e" * 32
+    mesh.start("n3")
+    mesh.attach("n3", 2, 100)
+    mesh.run(2.0)
+    assert mesh.states("n1")["n3"] == "refused"
+    assert mesh.route_states("n1") == ["ready"] * 4
+    assert mesh.route("n1", 2).node != "n3"
+    assert mesh.role("n3", b"worker:2:100").grant == 0
+    committed = mesh.submit(mesh.route("n1", 2).node, 2, b"without n3")
+    mesh.run(1.0)
+    assert committed.entries == {1: b"without n3"}
+    assert mesh.payloads("n3", 2) == [], "nothing of others counts there"
 
 
 def test_a_corrected_file_is_accepted_after_a_restart() -> None:
@@ -102,7 +130,7 @@ def test_another_cluster_on_our_address_is_named_and_ignored(mesh: Mesh) -> None
 def test_a_node_under_a_wrong_name_is_named_and_ignored(mesh: Mesh) -> None:
     beat = heartbeat(mesh, "n3")
     host = mesh.hosts["n1"]
-    mesh._perform(host, host.machine.published("n2", beat, mesh.now))
+    mesh.perform(host.name, host.machine.published("n2", beat, mesh.now))
     assert "at the address of node n2 says that it is 'n3'" in mesh.alerts("n1")[0]
     mesh.run(2.0)
     assert mesh.states("n1")["n2"] == "alive", "the right one is still heard"
@@ -115,6 +143,11 @@ def test_what_a_refused_node_says_directly_has_no_effect() -> None:
     mesh.run(WAIT_S + 1)
     mesh.attach("n1", 0, 100)
     host = mesh.hosts["n1"]
+    before = host.log.set.status(GroupId(0))
+    bundle = Encoder("n3").encode("n1", 9, (ExitView(GroupId(0), before.era, 8),))
+    for _ in range(3):
+        mesh._give(host, "log", "n3", bundle)
+    assert host.log.set.status(GroupId(0)).view == before.view
     forged = replace(empty_record("n2", 9), refusal="forged")
     for message in (Records([forged]), Forward(1, 0, "object.get", {}), Forwarded(1, None, "")):
         assert not [
@@ -130,15 +163,19 @@ def test_what_a_refused_node_says_directly_has_no_effect() -> None:
 def test_two_of_three_wait_for_the_third_and_then_place_the_groups() -> None:
     mesh = fresh()
     mesh.start("n1", "n2")
+    mesh.attach_all()
     mesh.run(WAIT_S - 1)
     assert mesh.hosts["n1"].disk.placement is None
     assert "waits for n3" in mesh.alerts("n1")[-1]
     mesh.run(1.5)
     assert mesh.hosts["n1"].disk.placement is not None
     assert mesh.hosts["n1"].disk.placement == mesh.hosts["n2"].disk.placement
+    assert mesh.route_states("n1") == ["starting"] * 4
+    assert "for the first time: node n3 is dead" in mesh.route("n1", 0).reason
     mesh.start("n3")
-    mesh.run(0.5)
+    mesh.run(1.0)
     assert mesh.hosts["n3"].disk.placement == mesh.hosts["n1"].disk.placement
+    assert mesh.route_states("n3") == ["ready"] * 4, "the workers of the two wait and then begin"
 
 
 def test_one_of_three_places_nothing() -> None:
@@ -146,31 +183,33 @@ def test_one_of_three_places_nothing() -> None:
     mesh.start("n2")
     mesh.run(60.0)
     mesh.attach("n2", 1, 100)
+    mesh.run(1.0)
     assert mesh.hosts["n2"].disk.placement is None
     assert mesh.role("n2", b"worker:1:100").grant == 0
     assert mesh.route_states("n2") == ["starting"] * 4
 
 
-def test_a_lost_folder_takes_the_placement_and_overtakes_its_former_incarnation(mesh: Mesh) -> None:
-    odd = compute("demo", ("n3", "n2", "n1"), 4)  # what the file would no longer give
+def test_a_lost_folder_takes_the_placement_and_overtakes_its_former_incarnation() -> None:
+    mesh = fresh()
+    odd = compute("demo", ("n3", "n2", "n1"), 4)  # what the file would not give
     for host in mesh.hosts.values():
-        host.disk.placement = odd
-    for name in mesh.names:
-        mesh.kill(name)
-        mesh.hosts[name].disk.incarnation = 7
+        host.disk.placement, host.disk.incarnation = odd, 6
     mesh.start()
     mesh.run(1.0)
+    mesh.attach_all()
+    mesh.run(0.2)
+    mesh.submit(mesh.route("n1", 1).node, 1, b"kept")
     mesh.kill("n2")
-    mesh.hosts["n2"].disk.placement = None
-    mesh.hosts["n2"].disk.incarnation = 0
+    mesh.hosts["n2"].disk.lose()
     mesh.run(2.0)
     mesh.start("n2")
+    mesh.attach("n2", 1, 100)
     mesh.run(1.0)
     assert mesh.hosts["n2"].disk.placement == odd
-    assert mesh.hosts["n2"].disk.incarnation == 9
+    assert mesh.hosts["n2"].disk.incarnation == 8
     assert mesh.states("n1")["n2"] == "alive"
-    mesh.attach("n2", 1, 100)
-    assert mesh.role("n2", b"worker:1:100").grant >> 20 == 9
+    assert mesh.payloads("n2", 1) == [b"kept"], "its log came back from the others"
+    assert mesh.worker("n2", 1).entries == {1: b"kept"}
 
 
 def test_a_damaged_placement_file_is_replaced_by_the_others(mesh: Mesh) -> None:
@@ -187,17 +226,19 @@ def test_a_node_with_another_placement_serves_nothing_and_the_others_go_on(mesh:
     mesh.kill("n3")
     mesh.hosts["n3"].disk.placement = compute("demo", ("n3", "n1", "n2"), 4)
     mesh.start("n3")
-    mesh.run(0.3)
     mesh.attach("n3", 2, 100)
-    mesh.run(0.5)
+    mesh.run(0.8)
     assert mesh.role("n3", b"worker:2:100").grant == 0
-    assert mesh.route_states("n1") == ["ready", "ready", "unavailable", "ready"]
-    assert (
-        "its placement differs from that of n1, n2" in mesh.hosts["n1"].machine.board.routes.entries[2].reason
-    )
+    assert mesh.route_states("n1") == ["ready"] * 4
+    assert mesh.route("n1", 2).node in ("n1", "n2")
+    assert "its placement differs from that of n1, n2" in mesh.hosts["n1"].machine.book.records["n3"].refusal
     assert any("n1 and n3 hold different placements" in text for text in mesh.alerts("n1"))
     assert any("Until then n3 serves nothing" in text for text in mesh.alerts("n1"))
     assert mesh.role("n1", b"worker:0:10000").grant
+    mesh.kill("n2")
+    mesh.run(2.0)
+    reason = mesh.route("n1", 2).reason
+    assert "node n2 is dead" in reason and "n3 serves nothing: its placement differs" in reason
 
 
 def test_a_changed_number_of_groups_serves_nothing_until_it_is_put_back(mesh: Mesh) -> None:
@@ -223,8 +264,8 @@ def test_two_processes_of_one_name_are_noticed(mesh: Mesh) -> None:
     for round_ in range(4):
         incarnation = host.disk.incarnation + 3
         beat = replace(heartbeat(mesh, "n2"), sightings=[Sighting("n1", incarnation, 5, "alive", False)])
-        mesh._perform(host, host.machine.published("n2", beat, mesh.now))
-        mesh._perform(host, host.machine.published("n2", replace(beat, number=beat.number + 1), mesh.now))
+        mesh.perform(host.name, host.machine.published("n2", beat, mesh.now))
+        mesh.perform(host.name, host.machine.published("n2", replace(beat, number=beat.number + 1), mesh.now))
         assert host.disk.incarnation == incarnation + 1, round_
         mesh.run(1.0)
     mesh.run(0.1)
@@ -236,7 +277,7 @@ def test_a_fight_over_a_name_costs_one_raise_a_second(mesh: Mesh) -> None:
     for step in range(20):
         rival = Sighting("n1", host.disk.incarnation + 1, 5, "alive", False)
         beat = replace(heartbeat(mesh, "n2"), sightings=[rival], number=10_000 + step)
-        mesh._perform(host, host.machine.published("n2", beat, mesh.now))
+        mesh.perform(host.name, host.machine.published("n2", beat, mesh.now))
     assert host.disk.incarnation == 3
 
 
@@ -244,11 +285,11 @@ def test_being_accused_twice_at_once_raises_once_and_a_leaving_node_does_not(mes
     host = mesh.hosts["n1"]
     accused = Sighting("n1", 1, 1, "dead", False)
     beat = replace(heartbeat(mesh, "n2"), sightings=[accused, accused])
-    mesh._perform(host, host.machine.published("n2", beat, mesh.now))
+    mesh.perform(host.name, host.machine.published("n2", beat, mesh.now))
     assert host.disk.incarnation == 2
     host.machine.stopping(mesh.now)
     beat = replace(beat, number=beat.number + 1, sightings=[replace(accused, incarnation=2)])
-    mesh._perform(host, host.machine.published("n2", beat, mesh.now))
+    mesh.perform(host.name, host.machine.published("n2", beat, mesh.now))
     assert host.disk.incarnation == 2
 
 
@@ -313,7 +354,7 @@ def test_heartbeats_that_cannot_be_are_ignored(mesh: Mesh, wrong: dict[str, Any]
 def test_sightings_of_strangers_are_ignored(mesh: Mesh) -> None:
     host = mesh.hosts["n1"]
     beat = replace(heartbeat(mesh, "n2"), sightings=[Sighting("nx", 5, 5, "dead", True)])
-    mesh._perform(host, host.machine.published("n2", beat, mesh.now))
+    mesh.perform(host.name, host.machine.published("n2", beat, mesh.now))
     assert mesh.states("n1") == dict.fromkeys(mesh.names, "alive")
 
 
@@ -324,9 +365,8 @@ def test_sightings_of_strangers_are_ignored(mesh: Mesh) -> None:
         ({"node": "nx"}, "no other node"),
         ({"incarnation": 0}, "out of range"),
         ({"version": 1 << 63}, "out of range"),
-        ({"positions": [GroupPosition(4, 1, 0)]}, "outside 0..3"),
-        ({"positions": [GroupPosition(0, 1, -1)]}, "era or view"),
-        ({"positions": [GroupPosition(0, 1, 0)] * (RECORD_ROWS + 1)}, "more than 2048 positions"),
+        ({"positions": [POSITION] * (RECORD_ROWS + 1)}, "more than 2048 positions"),
+        ({"positions": [POSITION] * 2}, "two replicas of one group"),
         ({"refusal": "x" * 3000}, "2000 characters"),
         ({"storage": dict.fromkeys(map(str, range(70)))}, "64 facts"),
         ({"gateways": [GatewayRecord("g", 1, "", -1, 0.0)]}, "gateway's numbers"),
@@ -338,7 +378,7 @@ def test_records_that_cannot_be_are_refused(mesh: Mesh, wrong: dict[str, Any], w
     known = host.machine.book.records["n2"]
     host.notes.clear()
     forged = replace(known, **{"version": known.version + 1, **wrong})
-    mesh._perform(host, host.machine.direct("n2", Records([forged]), mesh.now))
+    mesh.perform(host.name, host.machine.direct("n2", Records([forged]), mesh.now))
     assert words in host.notes[-1].facts["reason"]
     assert host.machine.book.records["n2"] == known
 
@@ -347,8 +387,8 @@ def test_records_that_cannot_be_are_refused(mesh: Mesh, wrong: dict[str, Any], w
     ("wrong", "words"),
     [
         ({"state": "asleep"}, "worker state"),
-        ({"grant": 9 << 20}, "another incarnation"),
-        ({"grant": -1}, "another incarnation"),
+        ({"grant": -1}, "a grant of group 0 that cannot be"),
+        ({"grant": 1 << 63}, "a grant of group 0 that cannot be"),
         ({"endpoint": "x" * 3000}, "2000 characters"),
         ({"plugins": [{"name": b"x"}]}, "cannot be shown"),
         ({"group": 1}, "two workers of one group"),
@@ -361,15 +401,40 @@ def test_worker_rows_that_cannot_be_are_refused(mesh: Mesh, wrong: dict[str, Any
     host.notes.clear()
     workers = [replace(known.workers[0], **wrong), *known.workers[1:]]
     forged = replace(known, version=known.version + 1, workers=workers)
-    mesh._perform(host, host.machine.direct("n2", Records([forged]), mesh.now))
+    mesh.perform(host.name, host.machine.direct("n2", Records([forged]), mesh.now))
     assert words in host.notes[-1].facts["reason"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"group": 4}, "outside 0..3"),
+        ({"group": -1}, "outside 0..3"),
+        ({"era": -1}, "a replica of group 0 that cannot be"),
+        ({"view": -1}, "that cannot be"),
+        ({"head": -1}, "that cannot be"),
+        ({"commit": 1 << 63}, "that cannot be"),
+        ({"base": -1}, "that cannot be"),
+        ({"archived": -1}, "that cannot be"),
+        ({"status": "asleep"}, "that cannot be"),
+        ({"problem": "x" * 3000}, "2000 characters"),
+    ],
+)
+def test_positions_that_cannot_be_are_refused(mesh: Mesh, wrong: dict[str, Any], words: str) -> None:
+    host = mesh.hosts["n1"]
+    known = host.machine.book.records["n2"]
+    host.notes.clear()
+    forged = replace(known, version=known.version + 1, positions=[replace(POSITION, **wrong)])
+    mesh.perform("n1", host.machine.direct("n2", Records([forged]), mesh.now))
+    assert words in host.notes[-1].facts["reason"]
+    assert host.machine.book.records["n2"] == known
 
 
 def test_an_older_record_changes_nothing(mesh: Mesh) -> None:
     host = mesh.hosts["n1"]
     known = host.machine.book.records["n2"]
     older = replace(known, version=known.version - 1, refusal="old")
-    mesh._perform(host, host.machine.direct("n2", Records([older]), mesh.now))
+    mesh.perform(host.name, host.machine.direct("n2", Records([older]), mesh.now))
     assert host.machine.book.records["n2"] is known
 
 
@@ -377,8 +442,8 @@ def test_messages_that_do_not_belong_there_are_noted(mesh: Mesh) -> None:
     host = mesh.hosts["n1"]
     host.notes.clear()
     stray = StreamAck(1, 1)
-    mesh._perform(host, host.machine.published("n2", stray, mesh.now))
-    mesh._perform(host, host.machine.direct("n2", stray, mesh.now))
+    mesh.perform(host.name, host.machine.published("n2", stray, mesh.now))
+    mesh.perform(host.name, host.machine.direct("n2", stray, mesh.now))
     mesh.local("n1", b"cli:1", stray)
     assert [note.event for note in host.notes] == ["peer.refused", "peer.refused", "local.refused"]
 
@@ -400,13 +465,22 @@ def test_an_introduction_of_someone_else_is_not_believed(mesh: Mesh) -> None:
 @pytest.mark.parametrize(
     ("identity", "message"),
     [
-        (b"worker:0:101", Attach(0, 100, "ipc://x", 0)),
-        (b"worker:9:100", Attach(9, 100, "ipc://x", 0)),
-        (b"worker:0:1", Attach(0, 1, "ipc://x", 0)),
-        (b"gateway:x:1", Attach(0, 100, "ipc://x", 0)),
-        (b"worker:0:100", Attach(0, 100, "http://x", 0)),
-        (b"worker:0:100", Attach(0, 100, "ipc://" + "x" * 300, 0)),
-        (b"worker:0:100", Attach(0, 100, "ipc://x", -1)),
+        (b"worker:0:101", ATTACH),
+        (b"worker:1:100", ATTACH),
+        (b"worker:9:100", replace(ATTACH, group=9)),
+        (b"worker:0:1", replace(ATTACH, pid=1)),
+        (b"gateway:x:1", ATTACH),
+        (b"worker:0:100", replace(ATTACH, endpoint="http://x")),
+        (b"worker:0:100", replace(ATTACH, endpoint="ipc://" + "x" * 300)),
+        (b"worker:0:100", replace(ATTACH, applied=NO_STATE - 1)),
+        (b"worker:0:100", replace(ATTACH, applied=1 << 63)),
+        (b"worker:0:100", replace(ATTACH, after=-1)),
+        (b"worker:0:100", Submit(0, 1, 1, [b"x"])),
+        (b"worker:1:10000", Submit(0, 1, 1, [b"x"])),
+        (b"worker:0:10000", Submit(9, 1, 1, [b"x"])),
+        (b"worker:1:10000", Archived(0, 1)),
+        (b"cli:1", GetBarrier(0, 1, 1)),
+        (b"gateway:a:1", Drained(0, 1)),
         (b"worker:0:100", WorkerReport(0, 0, 0, 0, "ok", "", {})),
         (b"gateway:a:1", GatewayReport("b", 1, "", 0, 0.0, {})),
         (b"gateway:b:1", GatewayReport("b", 1, "", -1, 0.0, {})),
@@ -416,7 +490,7 @@ def test_an_introduction_of_someone_else_is_not_believed(mesh: Mesh) -> None:
         (b"cli:1", AdminReply(1, None, "")),
         (b"worker:0:100", AdminReply(1, None, "")),
         (b"worker:x:100", AdminReply(1, None, "")),
-        (b"\xff\xfe", Role(0, 1, True, 1, 0)),
+        (b"\xff\xfe", Role(0, 1, "primary", 1, 0, True, 0, 0, 1)),
     ],
 )
 def test_local_messages_from_the_wrong_identity_are_noted_and_nothing_else(
@@ -457,7 +531,7 @@ def test_what_cannot_be_sent_is_an_error_at_once(mesh: Mesh) -> None:
     machine = mesh.hosts["n1"].machine
     effects = machine.local(b"cli:9", AdminRequest(3, "object.get", {"oid": "5000000000000001"}), mesh.now)
     (forward,) = [effect for effect in effects if isinstance(effect, SendPeer)]
-    mesh._perform(mesh.hosts["n1"], machine.not_sent(forward.message, mesh.now))
+    mesh.perform("n1", machine.not_sent(forward.message, mesh.now))
     (reply,) = mesh.got("n1", b"cli:9")
     assert "cannot be reached now" in reply.error and "nothing was changed" in reply.error
 
@@ -481,5 +555,10 @@ def test_a_second_worker_process_and_one_in_the_wrong_place_are_alerts() -> None
     assert any("w-n4-0 runs on n4, where group 0 is not placed" in text for text in texts)
     assert any("(pid 200) waits because the first (pid 100) still lives" in text for text in texts)
     assert mesh.role("n4", b"worker:0:500").grant == 0
+    mesh.run(61.0)
+    texts = mesh.alerts("n2")
+    assert any("w-n4-0 runs on n4" in text for text in texts), "as long as it says that it is there"
+    assert not any("still lives" in text for text in texts)
+    mesh.die("n4", 500)
     mesh.run(61.0)
     assert mesh.alerts("n1") == [text for text in mesh.alerts("n1") if "has been starting" in text]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from connserver.limits import GOSSIP_ASK_MS, GOSSIP_RECORD_MS
-from connserver.messages import GatewayRecord, NodeRecord, RecordVersion
+from connserver.messages import GatewayRecord, GroupPosition, NodeRecord, RecordVersion
 from gossip.node_records import OwnRecord, RecordBook, empty_record
 from tests.unit.gossip.mesh import Mesh
 
@@ -40,6 +41,34 @@ def test_numbers_wait_for_their_time_and_say_so(own: OwnRecord) -> None:
     assert not own.put(with_gateway(6), 10.0 + SECOND)
     assert not own.deferred and own.record.gateways[0].clients == 6
     assert own.record.version == 3
+
+
+POSITION = GroupPosition(3, 1, 0, "normal", 10, 9, 0, 5, True, "")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"era": 2},
+        {"view": 1},
+        {"status": "view_change"},
+        {"ready": False},
+        {"problem": "its disk is mixed up"},
+    ],
+)
+def test_where_a_replica_stands_is_urgent(own: OwnRecord, changed: dict[str, Any]) -> None:
+    assert own.put(replace(with_gateway(5), positions=[POSITION]), 10.0)
+    assert own.put(replace(with_gateway(5), positions=[replace(POSITION, **changed)]), 10.0)
+
+
+@pytest.mark.parametrize("running", ["head", "commit", "base", "archived"])
+def test_how_far_it_has_come_waits(own: OwnRecord, running: str) -> None:
+    assert own.put(replace(with_gateway(5), positions=[POSITION]), 10.0)
+    later = replace(with_gateway(5), positions=[replace(POSITION, **{running: 99})])
+    assert not own.put(later, 10.0)
+    assert own.deferred and own.record.positions == [POSITION]
+    assert not own.put(later, 10.0 + SECOND)
+    assert own.record.positions == later.positions
 
 
 def test_the_same_again_is_no_new_version(own: OwnRecord) -> None:

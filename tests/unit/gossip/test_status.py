@@ -35,6 +35,12 @@ def mesh() -> Mesh:
     return mesh
 
 
+def member(node: str, **different: object) -> dict[str, object]:
+    """A replica that is in step with an empty log."""
+    numbers = {"commit": 0, "head": 0, "lag": 0, "archived": 0}
+    return {"node": node, "status": "normal", **numbers, "ready": True, "problem": "", **different}
+
+
 def test_status_has_exactly_the_keys_that_scripts_rely_on(mesh: Mesh) -> None:
     status = mesh.result("n2", "status")
     assert list(status) == ["cluster", "nodes", "processes", "gateways", "groups", "storage", "alerts"]
@@ -60,6 +66,7 @@ def test_status_has_exactly_the_keys_that_scripts_rely_on(mesh: Mesh) -> None:
         "view": 0,
         "primary": "n2",
         "replicas": ["n2", "n3", "n1"],
+        "members": [member("n2"), member("n3"), member("n1")],
         "commit": 20,
         "archived": 17,
     }
@@ -94,7 +101,27 @@ def test_a_dead_nodes_processes_are_shown_by_their_neighbours(mesh: Mesh) -> Non
     states = {row["name"]: (row["state"], row["pid"]) for row in status["processes"]}
     assert states["g-n2"] == ("backoff", 0)
     assert states["w-n2-0"] == ("unknown", 0), "only the dead node's record has it"
-    assert {row["primary"] for row in status["groups"]} == {"n1", "n2", "n3"}
+    assert {row["primary"] for row in status["groups"]} == {"n1", "n3"}, "its groups have moved"
+    unknown = member("n2", status="unknown", commit=None, head=None, lag=None, archived=None, ready=False)
+    assert unknown in status["groups"][0]["members"]
+
+
+def test_what_a_replica_has_committed_is_shown(mesh: Mesh) -> None:
+    mesh.submit("n2", 1, b"a", b"b", b"c")
+    mesh.run(2.5)
+    status = mesh.result("n1", "status")
+    numbers = {"commit": 3, "head": 3}
+    assert status["groups"][1]["members"] == [member(name, **numbers) for name in ("n2", "n3", "n1")]
+    assert status["groups"][0]["members"][0] == member("n1")
+
+
+def test_a_group_without_a_majority_says_who_is_missing(mesh: Mesh) -> None:
+    mesh.kill("n2")
+    mesh.kill("n3")
+    mesh.run(3.0)
+    group = mesh.result("n1", "status", verbose=True)["groups"][0]
+    assert group["state"] == "unavailable"
+    assert "n2 is dead" in group["reason"] and "n3 is dead" in group["reason"]
 
 
 def test_the_worst_storage_is_shown_with_its_reason(mesh: Mesh) -> None:

@@ -1,15 +1,15 @@
-"""Workers of a node: one grant per group and process, and never the same one twice."""
+"""Workers of a node: one process of a group counts, the others wait until it is known to be dead."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from connserver.messages import Attach, ProcessRecord, WorkerReport
-from gossip.grants import incarnation_of, make_grant
+from connserver.messages import BACKUP, NO_STATE, Attach, ProcessRecord, WorkerReport
 from gossip.workers import (
-    Duty,
+    Employ,
     Lost,
     Reported,
     Tell,
@@ -20,20 +20,17 @@ from gossip.workers import (
     Workers,
 )
 
-PRIMARY = {0: Duty(1, 0, True), 1: Duty(1, 0, False)}
+BOOT = 77
 
 
 class Story:
-    """The workers of n1, which leads group 0 and backs up group 1."""
+    """The workers of n1."""
 
     def __init__(self) -> None:
-        self.machine = Workers("n1", 7)
-        self.machine.set_duties(PRIMARY)
+        self.machine = Workers("n1", BOOT)
 
-    def attach(self, group: int, pid: int, endpoint: str = "") -> list[WorkerOutcome]:
-        outcomes = self.machine.attach(
-            identity(group, pid), Attach(group, pid, endpoint or f"ipc://{pid}", 3)
-        )
+    def attach(self, group: int, pid: int, **more: Any) -> list[WorkerOutcome]:
+        outcomes = self.machine.attach(identity(group, pid), replace(said(group, pid), **more))
         self.machine.check_invariants()
         return outcomes
 
@@ -42,10 +39,8 @@ class Story:
         given |= {"details": {}, **facts}
         return self.machine.report(identity(group, pid), WorkerReport(group=group, grant=0, **given))
 
-    def grant(self, group: int) -> int:
-        worker = self.machine.attached(group)
-        assert worker is not None
-        return worker.grant
+    def state(self, group: int) -> str:
+        return next(row.state for row in self.machine.rows() if row.group == group)
 
 
 @pytest.fixture
@@ -57,49 +52,63 @@ def identity(group: int, pid: int) -> bytes:
     return b"worker:%d:%d" % (group, pid)
 
 
-def grants(outcomes: list[WorkerOutcome]) -> dict[bytes, int]:
-    return {row.identity: row.role.grant for row in outcomes if isinstance(row, Tell)}
+def said(group: int, pid: int) -> Attach:
+    return Attach(group, pid, f"ipc://{pid}", 1, 1, 3, 3)
 
 
-def test_a_primary_gets_a_grant_of_this_incarnation_and_a_backup_none(story: Story) -> None:
-    assert grants(story.attach(0, 100)) == {identity(0, 100): make_grant(7, 1)}
-    assert grants(story.attach(1, 101)) == {identity(1, 101): 0}
-    assert incarnation_of(story.grant(0)) == 7
+def employed(group: int, pid: int) -> Employ:
+    return Employ(identity(group, pid), said(group, pid))
 
 
-def test_its_process_is_watched(story: Story) -> None:
-    assert Watch(100) in story.attach(0, 100)
+def told(outcomes: list[WorkerOutcome]) -> dict[bytes, tuple[int, str, bool, int]]:
+    roles = {row.identity: row.role for row in outcomes if isinstance(row, Tell)}
+    return {name: (role.grant, role.role, role.attached, role.gossip) for name, role in roles.items()}
 
 
-def test_attaching_again_keeps_the_grant(story: Story) -> None:
-    first = story.attach(0, 100)
-    again = story.attach(0, 100)
-    assert grants(again) == grants(first)
-    assert not any(isinstance(row, Watch) for row in again)
+def test_the_first_process_counts_and_is_watched(story: Story) -> None:
+    assert story.attach(0, 100) == [Watch(100), employed(0, 100)]
+    assert story.attach(1, 101) == [Watch(101), employed(1, 101)]
 
 
-def test_the_same_process_with_another_endpoint_has_started_over(story: Story) -> None:
+def test_what_it_says_later_is_passed_on_as_it_is(story: Story) -> None:
     story.attach(0, 100)
-    assert grants(story.attach(0, 100, "ipc://other")) == {identity(0, 100): make_grant(7, 2)}
+    again = replace(said(0, 100), attempt=2, applied=9, after=9)
+    assert story.attach(0, 100, attempt=2, applied=9, after=9) == [Employ(identity(0, 100), again)]
+    assert story.attach(0, 100, endpoint="ipc://other", attempt=1) == [
+        Employ(identity(0, 100), replace(said(0, 100), endpoint="ipc://other"))
+    ]
+    assert story.machine.rows()[0].endpoint == "ipc://other"
 
 
 def test_a_second_process_waits_until_the_first_is_dead(story: Story) -> None:
     story.attach(0, 100)
     outcomes = story.attach(0, 200)
-    assert Waiting(0, 200, 100) in outcomes and Watch(200) in outcomes
-    assert grants(outcomes) == {identity(0, 200): 0}
-    assert story.grant(0) == make_grant(7, 1)
-    assert not any(isinstance(row, Waiting) for row in story.attach(0, 200)), "said once"
+    assert outcomes[:2] == [Waiting(0, 200, 100), Watch(200)]
+    assert told(outcomes) == {identity(0, 200): (0, BACKUP, False, BOOT)}
+    assert story.attach(0, 200) == [], "the same again: the next heartbeat answers"
+    assert told(story.attach(0, 200, attempt=0, applied=NO_STATE)), "a question is answered"
+    again = story.attach(0, 200)
+    assert told(again) and not any(isinstance(row, Waiting | Watch | Employ) for row in again), "said once"
+    attached = story.machine.attached(0)
+    assert attached is not None and attached.pid == 100
     after = story.machine.died(100)
-    assert after[:2] == [Lost(0, identity(0, 100)), Unwatch(100)]
-    assert grants(after) == {identity(0, 200): make_grant(7, 2)}
+    assert after == [Lost(0, identity(0, 100)), Unwatch(100), employed(0, 200)], "lost before the next one"
+    story.machine.check_invariants()
+
+
+def test_what_one_that_waits_said_last_is_what_counts_then(story: Story) -> None:
+    story.attach(0, 100)
+    story.attach(0, 200)
+    story.attach(0, 200, attempt=4, applied=8)
+    (employ,) = (row for row in story.machine.died(100) if isinstance(row, Employ))
+    assert (employ.said.attempt, employ.said.applied) == (4, 8)
 
 
 def test_a_third_process_takes_the_place_of_the_one_that_waits(story: Story) -> None:
     story.attach(0, 100)
     story.attach(0, 200)
     assert Unwatch(200) in story.attach(0, 300)
-    assert set(grants(story.machine.died(100))) == {identity(0, 300)}
+    assert story.machine.died(100)[-1] == employed(0, 300)
 
 
 def test_one_that_waits_may_die_too(story: Story) -> None:
@@ -115,46 +124,51 @@ def test_the_death_of_a_stranger_is_nothing(story: Story) -> None:
     assert story.machine.died(999) == []
 
 
+def test_roles_are_repeated_to_those_that_wait_and_to_nobody_else(story: Story) -> None:
+    story.attach(0, 100)
+    assert story.machine.waiting() == []
+    story.attach(0, 200)
+    assert set(told(story.machine.waiting())) == {identity(0, 200)}
+
+
+def test_who_has_a_grant_serves_and_who_lost_it_does_not(story: Story) -> None:
+    story.attach(0, 100)
+    story.report(0, 100)
+    assert story.state(0) == "ready"
+    story.machine.granted(0, 41)
+    assert (story.state(0), story.machine.rows()[0].grant) == ("serving", 41)
+    story.machine.granted(0, 0)
+    assert story.state(0) == "ready"
+    assert story.machine.rows()[0].grant == 41, "the route does not fall back behind it"
+
+
 def test_a_dead_worker_stays_in_the_record_with_its_grant(story: Story) -> None:
     story.attach(0, 100)
+    story.machine.granted(0, 41)
     story.machine.died(100)
     (row,) = story.machine.rows()
-    assert (row.group, row.state, row.grant) == (0, "gone", make_grant(7, 1))
+    assert (row.group, row.pid, row.state, row.grant) == (0, 100, "gone", 41)
     story.attach(0, 200)
     (row,) = story.machine.rows()
-    assert (row.pid, row.state, row.grant) == (200, "ready", make_grant(7, 2))
+    assert (row.pid, row.state, row.grant) == (200, "loading", 41)
+    story.machine.granted(0, 43)
+    assert (story.state(0), story.machine.rows()[0].grant) == ("serving", 43)
 
 
-def test_losing_the_duty_takes_the_grant_and_regaining_it_gives_another(story: Story) -> None:
+def test_a_grant_of_a_group_without_a_worker_is_nobodys(story: Story) -> None:
+    story.machine.granted(0, 41)
+    assert story.machine.rows() == []
     story.attach(0, 100)
-    lost = story.machine.set_duties({0: Duty(1, 1, False), 1: Duty(1, 0, False)})
-    assert grants(lost) == {identity(0, 100): 0}
-    assert story.machine.rows()[0].grant == make_grant(7, 1), "the route does not fall back behind it"
-    again = story.machine.set_duties({0: Duty(1, 3, True), 1: Duty(1, 0, False)})
-    assert grants(again) == {identity(0, 100): make_grant(7, 2)}
+    assert story.machine.rows()[0].grant == 0 and story.state(0) == "loading"
 
 
-def test_a_new_view_of_the_same_primary_is_a_new_grant(story: Story) -> None:
+def test_a_successor_does_not_inherit_the_grant(story: Story) -> None:
     story.attach(0, 100)
-    outcomes = story.machine.set_duties({0: Duty(1, 3, True), 1: Duty(1, 0, False)})
-    assert grants(outcomes) == {identity(0, 100): make_grant(7, 2)}
-
-
-def test_equal_duties_say_nothing(story: Story) -> None:
-    story.attach(0, 100)
-    assert story.machine.set_duties(dict(PRIMARY)) == []
-
-
-def test_a_new_incarnation_renews_all_grants(story: Story) -> None:
-    story.attach(0, 100)
-    assert grants(story.machine.raised(8)) == {identity(0, 100): make_grant(8, 1)}
-    story.machine.check_invariants()
-
-
-def test_roles_are_repeated_to_those_that_wait_as_well(story: Story) -> None:
-    story.attach(0, 100)
+    story.machine.granted(0, 41)
     story.attach(0, 200)
-    assert grants(story.machine.roles()) == {identity(0, 100): make_grant(7, 1), identity(0, 200): 0}
+    story.machine.died(100)
+    successor = story.machine.attached(0)
+    assert successor is not None and (successor.pid, successor.grant) == (200, 0)
 
 
 def process(pid: int, state: str, name: str = "w-n1-0", node: str = "n1") -> ProcessRecord:
@@ -173,8 +187,7 @@ def test_the_supervisor_names_the_one_that_waits_so_the_other_is_dead(story: Sto
     story.attach(0, 100)
     assert story.machine.supervised([process(200, "starting")]) == [], "not attached: perhaps an old table"
     story.attach(0, 200)
-    outcomes = story.machine.supervised([process(200, "starting")])
-    assert grants(outcomes) == {identity(0, 200): make_grant(7, 2)}
+    assert story.machine.supervised([process(200, "starting")])[-1] == employed(0, 200)
 
 
 def test_a_report_counts_from_the_attached_worker_only(story: Story) -> None:
@@ -207,15 +220,3 @@ def test_details_over_their_bound_are_left_out(story: Story) -> None:
     story.attach(0, 100)
     story.report(0, 100, details={"plugins": [{"name": "x" * 5000}]})
     assert story.machine.rows()[0].plugins == []
-
-
-def test_when_the_grants_are_used_up_none_is_given(story: Story) -> None:
-    story.machine._count = (1 << 20) - 2
-    assert not story.machine.exhausted()
-    story.attach(0, 100)
-    assert story.machine.exhausted() and story.grant(0) == make_grant(7, (1 << 20) - 1)
-    story.machine.died(100)
-    story.attach(0, 200)
-    assert story.grant(0) == 0
-    story.machine.raised(8)
-    assert story.grant(0) == make_grant(8, 1)

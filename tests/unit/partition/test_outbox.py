@@ -80,10 +80,12 @@ def test_a_source_that_forgot_its_last_parcels_gives_their_numbers_to_no_other()
     source.reload()  # the rest of its first life was not archived
     assert all(target.outbox.accept(0, number) for number in range(1, 5))
     source.outbox.send(1, b"new")
-    source.outbox.met(1, target.outbox.cursor(0))
+    source.kept.turn.finish()
+    assert source.outbox.met(1, target.outbox.cursor(0))
     assert source.outbox.waiting() == [(1, 5, b"new")]
+    assert source.kept.turn.finish().parcels == [(1, 5, b"new")], "it leaves under its new number"
     assert target.outbox.accept(0, 5)
-    source.outbox.met(1, 5)
+    assert not source.outbox.met(1, 5)
     assert source.outbox.waiting() == []
     source.outbox.send(1, b"newer")
     assert source.outbox.waiting() == [(1, 6, b"newer")]

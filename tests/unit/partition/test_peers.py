@@ -5,18 +5,20 @@ from connserver.messages import (
     OpenStream,
     OutputBatch,
     Outputs,
+    ParcelsDone,
     Requests,
     StreamAck,
     StreamOpened,
     StreamResend,
     WrongGrant,
 )
-from partition.peers import GREET_S, HELD_S, SILENT_S, Peers
+from partition.peers import GREET_S, SILENT_S, Peers
 
 
 class Wire:
     def __init__(self) -> None:
         self.sent: list[tuple[bytes, object]] = []
+        self.received: list[tuple[int, int]] = []
 
     def __call__(self, identity: bytes, data: bytes) -> None:
         self.sent.append((identity, decode(data)))
@@ -32,8 +34,8 @@ def requests(number: int, grant: int = 5) -> Requests:
 
 def opened() -> tuple[Peers, Wire]:
     wire = Wire()
-    peers = Peers(5, wire)
-    assert peers.receive(b"gw", OpenStream("gw-n1-0", 77, 5), 0.0) is None
+    peers = Peers(5, wire, lambda boot, op: wire.received.append((boot, op)))
+    assert peers.open(b"gw", OpenStream("gw-n1-0", 77, 5, 0), 0.0) is not None
     assert wire.taken() == [(b"gw", StreamOpened(5))]
     return peers, wire
 
@@ -41,7 +43,7 @@ def opened() -> tuple[Peers, Wire]:
 def test_another_grant_is_told_so() -> None:
     wire = Wire()
     peers = Peers(5, wire)
-    peers.receive(b"gw", OpenStream("gw-n1-0", 77, 4), 0.0)
+    assert peers.open(b"gw", OpenStream("gw-n1-0", 77, 4, 0), 0.0) is None
     assert peers.receive(b"gw", requests(1), 0.0) is None
     assert wire.taken() == [(b"gw", WrongGrant(4, 5)), (b"gw", WrongGrant(5, 5))]
 
@@ -72,26 +74,62 @@ def test_a_silent_gateway_is_reported_once_and_a_greeting_keeps_it() -> None:
     assert encode(StreamAck(5, 0)) and len(peers) == 0
 
 
-def test_outputs_wait_for_a_gateway_that_has_yet_to_open_its_stream_and_not_for_ever() -> None:
+def output(op: int) -> OutputBatch:
+    return OutputBatch(77, [[1]], [1], [0], [b"%d" % op])
+
+
+def test_what_a_gateway_has_is_learnt_from_what_it_acknowledges() -> None:
+    peers, wire = opened()
+    for op in (9, 9, 12, 14):
+        peers.outputs(output(op), 0, op, 0.2)
+    peers.receive(b"gw", StreamAck(5, 1), 0.3)
+    peers.receive(b"gw", StreamAck(5, 1), 0.4)
+    peers.receive(b"gw", Requests(5, 1, 3, [], [], [], []), 0.5)
+    assert wire.received == [(77, 9), (77, 12)]
+    peers.receive(b"gw", Requests(5, 3, 4, [], [], [], []), 0.6)
+    assert wire.received[2:] == [(77, 14)], "an early one is not executed, and acknowledges nevertheless"
+
+
+def test_another_stream_of_a_gateway_begins_with_its_own_numbers() -> None:
+    peers, wire = opened()
+    peers.outputs(output(9), 0, 9, 0.2)
+    peers.open(b"gw", OpenStream("gw-n1-0", 77, 5, 0), 0.3)
+    wire.taken()
+    peers.outputs(output(10), 0, 10, 0.4)
+    assert wire.taken() == [(b"gw", Outputs(5, 1, 0, 0, 10, [[1]], [1], [0], [b"10"]))]
+    peers.receive(b"gw", StreamAck(5, 1), 0.5)
+    assert wire.received == [(77, 10)]
+    assert peers.tick(0.6) == [] and len(peers) == 1
+
+
+def test_a_group_hears_of_parcels_when_it_may() -> None:
     wire = Wire()
     peers = Peers(5, wire)
-    peers.outputs(OutputBatch(77, [[1]], [1], [0], [b"early"]), 0, 9, 0.0)
-    peers.receive(b"gw", OpenStream("gw-n1-0", 77, 5), 1.0)
-    assert wire.taken() == [
-        (b"gw", StreamOpened(5)),
-        (b"gw", Outputs(5, 1, 0, 0, 9, [[1]], [1], [0], [b"early"])),
-    ]
-    peers.outputs(OutputBatch(78, [[1]], [1], [0], [b"early"]), 0, 10, 1.0)
-    peers.tick(HELD_S)
-    peers.outputs(OutputBatch(78, [[1]], [1], [0], [b"late"]), 0, 11, HELD_S + 1)
+    stream = peers.open(b"g3", OpenStream("group:3", 78, 5, 0), 0.0)
+    assert stream is not None
     wire.taken()
-    peers.receive(b"other", OpenStream("gw-n2-0", 78, 5), HELD_S + 2)
-    assert wire.taken() == [(b"other", StreamOpened(5))]
+    peers.parcels_done(3, 1, 20, 0.1)
+    peers.may_tell(stream.serial + 1)
+    peers.parcels_done(3, 1, 20, 0.1)
+    assert wire.taken() == []
+    peers.may_tell(stream.serial)
+    peers.parcels_done(3, 1, 21, 0.2)
+    assert wire.taken() == [(b"g3", ParcelsDone(5, 1, 0, 1, 21))]
+    assert peers.boots == frozenset()
+
+
+def test_a_stream_that_is_closed_is_told_so() -> None:
+    peers, wire = opened()
+    work = peers.receive(b"gw", requests(1), 0.1)
+    assert work is not None
+    peers.close(work[0])
+    assert peers.receive(b"gw", requests(2), 0.2) is None
+    assert wire.taken() == [(b"gw", WrongGrant(5, 5))]
 
 
 def test_a_gateway_with_a_newer_stream_is_not_gone() -> None:
     peers, _ = opened()
-    peers.receive(b"gw again", OpenStream("gw-n1-0", 77, 5), SILENT_S)
+    peers.open(b"gw again", OpenStream("gw-n1-0", 77, 5, 0), SILENT_S)
     assert peers.tick(SILENT_S + 1) == []
     assert peers.boots == {77}
     assert peers.tick(3 * SILENT_S) == [77]
