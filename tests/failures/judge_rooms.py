@@ -29,7 +29,7 @@ def check(clients: list[History], auditors: list[History], accuse: Accuse) -> No
         for member in members:
             _dense(room, member, last, first_heard, accuse)
         order = _order(room, [*members, *audits], accuse)
-        _sent(room, members, order, accuse)
+        _sent(room, members, order, last, accuse)
 
 
 def _last(room: str, audits: list[History], accuse: Accuse) -> int | None:
@@ -100,15 +100,19 @@ def _order(room: str, histories: list[History], accuse: Accuse) -> Order:
     return order
 
 
-def _sent(room: str, members: list[History], order: Order, accuse: Accuse) -> None:
-    """What was acknowledged is in its place; orders of sessions and of real time hold."""
+def _sent(room: str, members: list[History], order: Order, last: int | None, accuse: Accuse) -> None:
+    """What was acknowledged is in its place; orders of sessions and of real time hold.
+
+    An event that nobody heard is each member's own loss, or lies before all that a room keeps.
+    """
     done: list[Asked] = []
     for member in members:
         sends = [asked for asked in member.of("room.send") if asked.acked]
         done += sends
         for asked in sends:
-            if order.get(asked.number("seq")) != (member.part.user, asked.id):
-                accuse("lost", f"{member.part.user}'s event {asked.id} is not at its place in {room}")
+            seq, event = asked.number("seq"), (member.part.user, asked.id)
+            if order.get(seq, event) != event or seq > (last or seq):
+                accuse("lost", f"{member.part.user}'s event {asked.id} is not at its place {seq} in {room}")
         refused = {asked.id for asked in member.of("room.send") if asked.refused}
         own = [request for seq, (sender, request) in sorted(order.items()) if sender == member.part.user]
         if any(second <= first for first, second in pairwise(own)):

@@ -145,6 +145,18 @@ def test_a_session_whose_later_request_was_done_earlier_is_disordered() -> None:
     assert kinds(fake.verdict()) == {"disordered"}
 
 
+@pytest.mark.parametrize(("again", "found"), [(False, {"disordered"}), (True, set())])
+def test_a_read_that_ran_again_may_know_of_later_additions(again: bool, found: set[str]) -> None:
+    fake = counter(last=4)
+    for number, msg in ((4, "count.get"), (5, "count.add")):
+        fake.sent(4, 0, number, msg)
+        if again:
+            fake.sent(5, 0, number, msg)
+    fake.answered(5.1, 0, 4, "count.get", value=4)
+    fake.answered(5.1, 0, 5, "count.add", value=4)
+    assert kinds(fake.verdict()) == found
+
+
 def test_real_time_order_is_held_across_sessions() -> None:
     parts = [Part(0, "amy", "writer", JSON), Part(1, "amy", "writer", JSON), Part(2, "amy", "auditor", JSON)]
     fake = Fake(*parts)
