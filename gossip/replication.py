@@ -133,6 +133,7 @@ class Replication:
         self._source_of = source_of
         self._placed: frozenset[int] = frozenset()
         self.workers: dict[int, Hand] = {}
+        self._waiting: set[int] = set()  # groups whose worker has a state and could not begin yet
         self._effects: list[LogEffect] = []
         self._roles_due = self._look_due = now
         self._shown: list[GroupPosition] = []
@@ -154,7 +155,11 @@ class Replication:
         elif worker.said.endpoint != said.endpoint or said.attempt < worker.attempt:
             worker.attempt = 0  # it has started over without dying
         worker.identity, worker.said = identity, said
-        if not self._begin(worker, now) and not again:
+        if self._begin(worker, now):
+            return
+        if said.applied != NO_STATE and said.attempt > worker.attempt:
+            self._waiting.add(said.group)
+        if not again:
             self._tell_role(worker)
 
     def gone(self, group: int, now: float) -> None:
@@ -241,11 +246,16 @@ class Replication:
     def tick(self, now: float) -> None:
         """Every `timing.tick_ms`."""
         self.set.tick(now)
+        if self._waiting:
+            # at once, or a primary without a worker passes primacy on before its own may begin
+            for group in sorted(self._waiting):
+                waiting = self.workers.get(group)
+                if waiting is None or self._begin(waiting, now):
+                    self._waiting.discard(group)
         if now >= self._roles_due:
             self._roles_due = max(self._roles_due + ROLE_MS / 1000, now)
             for worker in self.workers.values():
-                if not self._begin(worker, now):
-                    self._tell_role(worker)
+                self._tell_role(worker)
 
     # --- the operator ---------------------------------------------------------------------------------
 

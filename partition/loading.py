@@ -23,6 +23,10 @@ from partition.snapshots import SnapshotTaker
 LOAD_AGAIN_S = 0.5
 """Between attempts to read the archive."""
 
+ARCHIVE_PATIENCE_S = 1.0
+"""How long the archive may take before the primary's worker is asked as well: one that hangs is as good as
+down, and its refusal takes seconds."""
+
 TICK_S = 0.1
 
 log = telemetry.get_logger(__name__)
@@ -66,23 +70,34 @@ class Loading:
     async def load(self) -> Loaded:
         """The newest state that can be had."""
         while True:
-            try:
-                loaded = await asyncio.to_thread(self._read_archive)
-            except StorageError as error:
-                self._waiting(str(error))
-                found = await self._from_primary()
-                if found is None:
-                    await asyncio.sleep(LOAD_AGAIN_S)
-                    continue
-                loaded = found
-            era, op = self._needed()
-            if loaded.era > era or (loaded.era == era and loaded.op >= op):
+            loaded = await self._one_attempt()
+            if loaded is not None and self._is_new_enough(loaded):
                 return loaded
-            self._waiting(
-                f"the archive stands at op {loaded.op} of era {loaded.era}, and the log of this group begins "
-                f"after op {op} of era {era}"
-            )
             await asyncio.sleep(LOAD_AGAIN_S)
+
+    def _is_new_enough(self, loaded: Loaded) -> bool:
+        era, op = self._needed()
+        if loaded.era > era or (loaded.era == era and loaded.op >= op):
+            return True
+        self._waiting(
+            f"the archive stands at op {loaded.op} of era {loaded.era}, and the log of this group begins "
+            f"after op {op} of era {era}"
+        )
+        return False
+
+    async def _one_attempt(self) -> Loaded | None:
+        reading = asyncio.ensure_future(asyncio.to_thread(self._read_archive))
+        done, _ = await asyncio.wait([reading], timeout=ARCHIVE_PATIENCE_S)
+        if not done:
+            reading.add_done_callback(_ignore)
+            found = await self._from_primary()
+            if found is not None:
+                return found
+        try:
+            return await reading
+        except StorageError as error:
+            self._waiting(str(error))
+        return await self._from_primary()
 
     def _read_archive(self) -> Loaded:
         store = Store()
@@ -161,3 +176,9 @@ class _Fetch:
     def _finish(self) -> None:
         if not self._end.done():
             self._end.set_result(None)
+
+
+def _ignore(reading: asyncio.Future[Loaded]) -> None:
+    """Whoever asked has a state from elsewhere, or asks for the outcome itself."""
+    if not reading.cancelled():
+        reading.exception()

@@ -190,6 +190,16 @@ class Peers:
                 del index[key]
 
 
+def is_named(identity: bytes) -> bool:
+    """Whether a message is from a connection that is still its sender's.
+
+    When a peer connects anew under its name, the ROUTER gives the former connection a name of its own,
+    which begins with NUL. What was under way there comes later than what the new connection brought, and
+    must not be taken for something newer.
+    """
+    return not identity.startswith(b"\0")
+
+
 def source_of(sender: str) -> int | None:
     """The group that a stream's sender is; None for a gateway."""
     number = sender.removeprefix("group:")

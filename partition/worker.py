@@ -48,6 +48,7 @@ from partition.holding import Holding
 from partition.incident_file import IncidentFile
 from partition.loader import load_plugins
 from partition.operating import operate
+from partition.peers import is_named
 from partition.promotion import Office, Tenure, patience_of, promote
 from partition.report import report
 
@@ -318,7 +319,7 @@ class Worker:
         return self._router.send([identity, data])
 
     def _received(self, frames: list[bytes]) -> None:
-        if len(frames) != 2 or self._ending:
+        if len(frames) != 2 or self._ending or not is_named(frames[0]):
             return
         identity = frames[0]
         try:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,13 +25,15 @@ from connserver.config import Overrides, Places, load_cluster
 from connserver.messages import (
     AdminReply,
     AdminRequest,
-    Attach,
     GetRoutes,
     Role,
     RouteEntry,
     Routes,
+    Submit,
     WorkerReport,
 )
+from connserver.running import RunningNote, note_path
+from tests.unit.gossip.model_worker import ModelWorker
 
 DEADLINE_S = 20.0
 """For anything that is waited for; the machine may be busy."""
@@ -110,29 +113,61 @@ class Peer:
     def hear(self, kind: type, accept: Callable[[Any], bool] = lambda message: True) -> Any:
         """The next message of a kind that is accepted."""
         until = time.monotonic() + DEADLINE_S
-        while (left := until - time.monotonic()) > 0:
-            if self.socket.poll(int(left * 1000) + 1):
-                message = decode(self.socket.recv_multipart()[-1])
-                if isinstance(message, kind) and accept(message):
-                    return message
-        raise AssertionError(f"no {kind.__name__} within {DEADLINE_S:g} s")
+        while True:
+            message = self._one(until)
+            if isinstance(message, kind) and accept(message):
+                return message
+
+    def take(self, message: Any) -> None:
+        """Something was heard."""
+
+    def _one(self, until: float) -> Any:
+        left = until - time.monotonic()
+        assert left > 0 and self.socket.poll(int(left * 1000) + 1), f"nothing of it within {DEADLINE_S:g} s"
+        message = decode(self.socket.recv_multipart()[-1])
+        self.take(message)
+        return message
 
 
 class Worker(Peer):
-    """A process that lives, and a socket that speaks for it as a worker of a group."""
+    """A process that lives, a note whose progress rises, and a socket that speaks as a worker of a group.
+
+    What it hears goes through a model of a worker, so that it begins anew whenever it has to.
+    """
 
     def __init__(self, cluster: Cluster, node: str, group: int) -> None:
         self.process = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
         self.node, self.group, self.pid = node, group, self.process.pid
         self.endpoint = f"ipc:///nowhere/w-{node}-{group}-{self.pid}"
-        super().__init__(cluster, node, b"worker:%d:%d" % (group, self.pid))
+        self.model = ModelWorker(group, self.pid, self.endpoint, time.monotonic())
+        self.note = RunningNote(note_path(cluster.places.node_dir(node), group))
+        self.hangs = False
+        super().__init__(cluster, node, self.model.identity)
 
     def attach(self) -> Role:
-        """Say that it is there; the first Role."""
-        self.say(Attach(self.group, self.pid, self.endpoint, 0))
+        """Say that it is there, with the state after op 0; the first Role."""
+        self.say(self.model.hello())
         role = self.hear(Role)
         assert isinstance(role, Role)
         return role
+
+    def take(self, message: Any) -> None:
+        """Let the model answer."""
+        for answer in self.model.react(message, time.monotonic()):
+            self.say(answer)
+
+    def submit(self, *payloads: bytes) -> Submit:
+        """Execute something and hand it in."""
+        message = self.model.submit(*payloads)
+        self.say(message)
+        return message
+
+    def learn(self, count: int) -> list[bytes]:
+        """Wait until it has so many committed entries; they."""
+        until = time.monotonic() + DEADLINE_S
+        while len(self.model.entries) < count:
+            self._one(until)
+        return [self.model.entries[op] for op in sorted(self.model.entries)]
 
     def report(self, commit: int, archived: int) -> None:
         """What a worker says once a second."""
@@ -154,6 +189,27 @@ class Worker(Peer):
         self.socket.close()
 
 
+class Heart:
+    """Lets the notes of living workers make progress, as their loops would."""
+
+    def __init__(self, workers: list[Worker]) -> None:
+        self._workers = workers
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heart")
+        self._thread.start()
+
+    def _beat(self) -> None:
+        while not self._over.wait(0.1):
+            for worker in list(self._workers):
+                if not worker.hangs:
+                    worker.note.step()
+
+    def stop(self) -> None:
+        """No worker makes progress any more."""
+        self._over.set()
+        self._thread.join()
+
+
 class Cluster:
     """`nodes` gossip processes with one folder each below a state folder of their own."""
 
@@ -167,6 +223,7 @@ class Cluster:
         self.context = sockets.context()
         self.children: dict[str, Child] = {}
         self.workers: list[Worker] = []
+        self._heart = Heart(self.workers)
         self._closing: list[Any] = []
         self._count = 0
 
@@ -188,11 +245,26 @@ class Cluster:
 
     def attach_all(self, *names: str) -> dict[tuple[str, int], Worker]:
         """A worker of each group on these nodes, or all; by node and group."""
-        found = {}
-        for name in names or self.names:
-            for group in range(3):
-                found[name, group] = self.worker(name, group)
-        return found
+        return {(name, group): self.worker(name, group) for group in range(3) for name in names or self.names}
+
+    def worker_of(self, node: str, group: int) -> Worker:
+        """The newest worker of a group on a node."""
+        return [worker for worker in self.workers if (worker.node, worker.group) == (node, group)][-1]
+
+    def primary(self, group: int) -> Worker:
+        """The worker that serves a group now, once it knows that it does."""
+        entry = self.routes_when(self.names[0], lambda table: table[group].state == "ready")[group]
+        worker = self.worker_of(entry.node, group)
+        if worker.model.grant != entry.grant:
+            worker.hear(Role, lambda role: role.grant == entry.grant)
+        return worker
+
+    def kill_node(self, name: str) -> None:
+        """Its gossip process and its workers, all at once."""
+        self.children[name].kill()
+        for worker in self.workers:
+            if worker.node == name and worker.process.poll() is None:
+                worker.kill()
 
     def worker(self, node: str, group: int) -> Worker:
         """An attached worker."""
@@ -253,6 +325,7 @@ class Cluster:
 
     def close(self) -> None:
         """End every process and socket, and remove the folders."""
+        self._heart.stop()
         for worker in self.workers:
             worker.close()
         for each in self._closing:

@@ -6,6 +6,7 @@ what to keep about it. `KeptReplies` is the stand-in; `AlwaysRun` the negative c
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -118,12 +119,14 @@ class Worker:
         self.departure = 0.0
         self.deaths = 0
         self.attempt = 0
+        self.inbox: deque[Committed | Deliver | Role | Refused | BarrierPassed | Rebase] = deque()
         self._start()
 
     # --- life and death ---
 
     def _start(self) -> None:
         self.life += 1
+        self.inbox.clear()
         self.objects: Objects = {}
         self.applied = self.committed = 0
         self.attached = False
@@ -144,6 +147,7 @@ class Worker:
     def kill(self) -> None:
         """The process is gone; whoever calls this starts a new one."""
         self.life += 1
+        self.inbox.clear()
         self.attached = False
         self.grant = NO_GRANT
 
@@ -231,7 +235,11 @@ class Worker:
     def hear(self, effect: Committed | Deliver | Role | Refused | BarrierPassed | Rebase) -> None:
         """From gossip, in order."""
         self.arrival = max(self.world.now + self.world.random.uniform(2e-5, 2e-4), self.arrival + 1e-6)
-        self._later(self.arrival - self.world.now, lambda: self._take(effect))
+        self.inbox.append(effect)
+        self._later(self.arrival - self.world.now, self._take_next)
+
+    def _take_next(self) -> None:
+        self._take(self.inbox.popleft())  # whatever pauses did to the moment, the order stays
 
     def _take(self, effect: Committed | Deliver | Role | Refused | BarrierPassed | Rebase) -> None:
         if not self.attached:

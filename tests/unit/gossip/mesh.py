@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
 from connserver.codec import decode, encode
-from connserver.messages import AdminReply, AdminRequest, Entry, Role, RouteEntry, Routes, WorkerReport
-from connserver.running import Source
+from connserver.messages import AdminReply, AdminRequest, Entry, Heartbeat, Role, RouteEntry, WorkerReport
 from gossip import replica_state, replication
 from gossip.effects import (
     Effect,
@@ -33,68 +31,13 @@ from gossip.effects import (
 from gossip.membership import Timing
 from gossip.node import GOSSIP_TOPIC, Beginning, GossipNode
 from gossip.peering import Identity
-from gossip.placement import Placement
-from gossip.records import Boot, Record, replay
+from gossip.records import Boot, replay
 from gossip.replication import LOG_MESSAGES, Granted, Positioned, PublishLog, Replication, SendLog, WriteLog
 from gossip.wire import Decoder, Encoder
+from tests.unit.gossip.mesh_host import Host
 from tests.unit.gossip.model_worker import ModelWorker
 
-SECTIONS = {"cluster": "a", "nodes": "b", "replication": "c"}
 WALL_MS = 1_700_000_000_000
-
-
-@dataclass
-class Disk:
-    """What survives a node's process."""
-
-    incarnation: int = 0
-    placement: Placement | None = None
-    damaged: bool = False
-    records: list[Record] = field(default_factory=list)
-    """The write-ahead log."""
-
-    def lose(self) -> None:
-        """A new machine with the same name."""
-        self.incarnation, self.placement = 0, None
-        self.records.clear()
-
-
-@dataclass
-class Host:
-    """One node: its machines while they run, its disk, and what its local processes got."""
-
-    name: str
-    disk: Disk = field(default_factory=Disk)
-    digest: str = "d" * 32
-    sections: dict[str, str] = field(default_factory=lambda: dict(SECTIONS))
-    cluster: str = "demo"
-    node: GossipNode | None = None
-    logs: Replication | None = None
-    paused: bool = False
-    watched: set[int] = field(default_factory=set)
-    workers: dict[bytes, ModelWorker] = field(default_factory=dict)
-    running: dict[int, Source] = field(default_factory=dict)
-    """By group: what its worker's note says."""
-    inbox: dict[bytes, list[Any]] = field(default_factory=dict)
-    notes: list[Note] = field(default_factory=list)
-    reconnects: list[str] = field(default_factory=list)
-    routes: list[Routes] = field(default_factory=list)
-    waiting: deque[tuple[str, Any, Any]] = field(default_factory=deque)
-    """What arrived while it was paused: (how, from, message)."""
-    encoder: Encoder = field(init=False)
-    decoder: Decoder = field(init=False)
-
-    @property
-    def machine(self) -> GossipNode:
-        """The running machine."""
-        assert self.node is not None
-        return self.node
-
-    @property
-    def log(self) -> Replication:
-        """The running logs."""
-        assert self.logs is not None
-        return self.logs
 
 
 class Mesh:
@@ -435,3 +378,19 @@ class Mesh:
         for name in self.names:
             if name != host.name:
                 self._sent.append(("published", host.name, name, message))
+
+
+def heartbeat(mesh: Mesh, name: str) -> Heartbeat:
+    """What a node would say next."""
+    machine = mesh.hosts[name].machine
+    return Heartbeat(
+        cluster="demo",
+        node=name,
+        incarnation=machine.membership.incarnation,
+        number=machine.membership.number + 1,
+        leaving=False,
+        digest="d" * 32,
+        placement=machine.placing.digest,
+        sightings=[],
+        records=[],
+    )

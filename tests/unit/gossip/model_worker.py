@@ -132,9 +132,7 @@ class ModelWorker:
         return [self._said] if self.loaded else []
 
     def _attach(self) -> Attach:
-        return Attach(
-            self.group, self.pid, self.endpoint, self.attempt, self.era, self.applied, self.applied
-        )
+        return Attach(self.group, self.pid, self.endpoint, self.attempt, self.era, self.applied, self.applied)
 
     def _question(self) -> Attach:
         return Attach(self.group, self.pid, self.endpoint, 0, 0, NO_STATE, 0)

@@ -1,4 +1,4 @@
-"""Gossip machines and their logs through random kills, pauses and cuts: nothing is lost, nothing goes back."""
+"""Gossip machines and their logs through random kills, pauses and cuts: nothing is lost or goes back."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from gossip.replica import Replica
 from tests.unit.gossip.mesh import Mesh
 from tests.unit.gossip.model_worker import ModelWorker
 
-STEPS = 40
+STEPS = 30
 FAULTS = ("kill", "kill gossip", "pause", "cut", "die", "die", "lose")
 REMEDIES = ("start", "wake", "heal", "staff", "staff")
 SUBMITS = 3
-"""Per step, to a group each."""
+"""Per step, to every group."""
 
 
 class Chaos:
@@ -50,7 +50,8 @@ class Chaos:
             self.do(self.random.choice(REMEDIES), self.random.choice(self.mesh.names))
         for _ in range(SUBMITS):
             self.mesh.run(self.random.choice((0.03, 0.1, 0.3, 0.8)))
-            self.submit(self.random.randrange(self.mesh.groups))
+            for group in range(self.mesh.groups):
+                self.submit(group)
         self.collect()
 
     def do(self, fault: str, name: str) -> None:
@@ -190,7 +191,7 @@ def replicas_of(mesh: Mesh) -> list[Replica]:
     return [replica for host in mesh.hosts.values() for replica in host.log.set.replicas.values()]
 
 
-@pytest.fixture(scope="module", params=range(12))
+@pytest.fixture(scope="module", params=range(8))
 def chaos(request: pytest.FixtureRequest) -> Chaos:
     """A whole story, healed in the end."""
     chaos = Chaos(request.param)
@@ -227,7 +228,7 @@ def test_nothing_that_was_committed_is_lost_or_different(chaos: Chaos) -> None:
         for name in chaos.mesh.names:
             assert chaos.mesh.worker(name, group).entries == dict(enumerate(logs[0], 1))
         committed += len(entries)
-    assert committed > 20, "nothing happened"
+    assert committed > 50, "nothing happened"
     assert any(replica.view > 2 for replica in replicas_of(chaos.mesh)), "nobody ever took over"
 
 

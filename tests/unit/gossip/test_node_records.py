@@ -64,7 +64,8 @@ def test_where_a_replica_stands_is_urgent(own: OwnRecord, changed: dict[str, Any
 @pytest.mark.parametrize("running", ["head", "commit", "base", "archived"])
 def test_how_far_it_has_come_waits(own: OwnRecord, running: str) -> None:
     assert own.put(replace(with_gateway(5), positions=[POSITION]), 10.0)
-    later = replace(with_gateway(5), positions=[replace(POSITION, **{running: 99})])
+    changed: dict[str, Any] = {running: 99}
+    later = replace(with_gateway(5), positions=[replace(POSITION, **changed)])
     assert not own.put(later, 10.0)
     assert own.deferred and own.record.positions == [POSITION]
     assert not own.put(later, 10.0 + SECOND)

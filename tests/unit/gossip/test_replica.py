@@ -23,6 +23,7 @@ from gossip.replica_set import HELD_BUNDLES, INCARNATION_STRIDE
 from gossip.replica_state import Timing
 from gossip.wal import restore
 from tests.simulation.directed import formed
+from tests.simulation.directed_eras import two_disks_lost
 from tests.simulation.stage import GROUP, NAMES, Stage
 
 
@@ -165,7 +166,142 @@ def test_an_era_cannot_begin_from_nothing() -> None:
         new_era(GROUP, group, "n1")
 
 
+@pytest.mark.parametrize("victim", NAMES)
+@pytest.mark.parametrize("base", [None, 1])
+def test_a_crash_while_an_era_forms_delays_only(victim: str, base: int | None) -> None:
+    """Begun on disk it goes on after a restart of anybody."""
+    for pause in range(0, 200, 10):
+        stage = two_disks_lost()
+        stage.submit("n1", "b")
+        assert stage.begin_era("n1", base) == ""
+        stage.run(pause)
+        stage.crash(victim)
+        stage.run(30)
+        stage.restart(victim)
+        stage.run(1_500)
+        for name in NAMES:
+            replica = stage.replica(name)
+            assert (replica.era, replica.status) == (2, Status.NORMAL), (pause, name)
+            assert stage.payloads(name) == ([] if base else ["a", "b"])
+            assert stage.problem(name) == ""
+
+
+def test_an_era_is_refused_where_it_would_lose_something() -> None:
+    """What works is not recovered, and what is known as committed is not given up."""
+    stage = formed()
+    stage.submit("n1", "a", "b")
+    stage.run(60)
+    for name in ("n1", "n2"):
+        assert stage.begin_era(name) == "group 0: it works, there is nothing to recover"
+        assert "committed entries up to op 2, above the archive's 1" in stage.begin_era(name, 1)
+    stage.isolate("n1")
+    assert "works" in stage.begin_era("n1")
+    stage.run(300)
+    assert stage.begin_era("n1", above=(7, 11)) == ""
+    assert (stage.replica("n1").era, stage.replica("n1").view) == (8, 12)
+    assert stage.begin_era("n1") == "", "again, from the log that it keeps"
+    assert (stage.replica("n1").era, stage.replica("n1").view) == (9, 15)
+    stage.heal()
+    stage.run(600)
+    assert stage.payloads("n3") == ["a", "b"]
+    assert stage.replica("n3").era == 9
+
+
+def test_an_era_cannot_begin_here_without_a_log_or_outside_the_placement() -> None:
+    """Each refusal says what to do instead."""
+    stage = two_disks_lost()
+    assert stage.begin_era("n2") == "group 0: n2 holds no log of it (recovering)"
+    stage.replica("n2").adopt_placement(("n1", "n3", "n4"))
+    assert stage.begin_era("n2", 0) == "group 0: n2 is not in its placement n1, n3, n4"
+
+
+def test_a_log_fits_the_archive_if_it_surely_holds_what_was_archived() -> None:
+    """n1 was away while n2 and n3 replaced what it wrote alone."""
+    stage = formed("n1", "n2")
+    stage.submit("n1", "a")
+    stage.run(60)
+    stage.isolate("n1")
+    stage.submit("n1", "x", "y", "z")
+    stage.run(400)
+    stage.submit("n2", "b")
+    stage.run(60)
+    view = stage.replica("n2").view
+    assert view > 0
+    assert not stage.sets["n1"].holds_archived(GROUP, view, 2), "its op 2 is another"
+    assert stage.sets["n1"].holds_archived(GROUP, view, 1), "committed before it was cut off"
+    assert stage.sets["n3"].holds_archived(GROUP, view, 2)
+    assert not stage.sets["n3"].holds_archived(GROUP, view, 3), "above its head"
+    assert not stage.sets["n3"].holds_archived(GROUP, view + 1, 3)
+
+
+def test_one_lost_disk_of_two_that_are_up_is_no_case_for_recover() -> None:
+    """The third may be only down: nothing is said that would have the operator give it up."""
+    stage = formed()
+    stage.crash("n1")
+    stage.crash("n3")
+    stage.wipe("n3")
+    stage.restart("n3")
+    stage.run(1_000)
+    assert [stage.problem(name) for name in ("n2", "n3")] == ["", ""]
+
+
+# --- one node ---
+
+
+@pytest.mark.parametrize("pause", range(0, 60, 5))
+def test_one_node_forms_whenever_it_crashes(pause: int) -> None:
+    """A blank disk, a bootstrap record or an open group: it always goes on."""
+    stage = Stage(names=("n1",))
+    stage.hold_disk("n1")
+    stage.run(pause // 2)
+    stage.write("n1")
+    stage.run(pause)
+    stage.crash("n1")
+    stage.restart("n1")
+    stage.run(100)
+    assert stage.primary == "n1"
+    assert stage.replica("n1").era == 1
+    assert stage.problem("n1") == ""
+
+
+def test_one_node_hears_nobody_and_suspects_nobody() -> None:
+    """It leads for ever, says nothing to anybody, and passes primacy to nobody."""
+    stage = Stage(names=("n1",))
+    stage.run(5_000)
+    assert (stage.replica("n1").view, stage.primary) == (0, "n1")
+    stage.attach("n1")
+    stage.submit("n1", "a")
+    assert not stage.flying
+    assert stage.sets["n1"].resign(GROUP, None, stage.now) == "group 0: n1 holds its only replica"
+    stage.sets["n1"].detach(GROUP, stage.now)
+    stage._perform("n1")
+    stage.run(5_000)
+    assert (stage.replica("n1").view, stage.primary) == (0, "n1")
+
+
+def test_one_node_grants_on_a_full_disk() -> None:
+    """Reads go on; a write is refused."""
+    stage = Stage(names=("n1",))
+    stage.run(100)
+    stage.sets["n1"].set_disk_full(True, stage.now)
+    stage.attach("n1")
+    stage.barrier("n1", 1)
+    assert stage.told("n1", BarrierPassed) == [BarrierPassed(GROUP, stage.grant("n1"), 1)]
+    stage.submit("n1", "a")
+    assert refusals(stage, "n1") == [Refusal.OVERLOADED]
+
+
 # --- the worker's side ---
+
+
+def test_a_worker_that_attaches_during_a_handoff_has_nothing_to_drain() -> None:
+    """The one before is gone, with its grant."""
+    stage = formed("n1", "n2")
+    assert stage.sets["n1"].resign(GROUP, "n2", stage.now) == ""
+    stage._perform("n1")
+    stage.attach("n1")
+    stage.run(60)
+    assert stage.primary == "n2"
 
 
 def test_a_new_worker_waits_until_the_old_ones_entries_committed() -> None:

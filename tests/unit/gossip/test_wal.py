@@ -91,7 +91,16 @@ def test_everything_is_read_back() -> None:
     assert not restored.damage
 
 
-@pytest.mark.parametrize("record", [*FULL, Lost(G, 2, PLACEMENT), Blank(G, 2, PLACEMENT), Damaged("why")])
+@pytest.mark.parametrize(
+    "record",
+    [
+        *FULL,
+        Lost(G, 2, PLACEMENT),
+        Blank(G, 2, PLACEMENT),
+        Damaged("why"),
+        Formed(G, 2, 5, ("n1",), True, "n1", 7),
+    ],
+)
 def test_each_record_survives(record: Record) -> None:
     """Types and values."""
     reading = read_segment(segment([record]), 1, None, last=True)
@@ -198,6 +207,37 @@ def test_lost_and_blank_forget() -> None:
         assert (group.era, group.view, group.log_view, group.head, group.phase) == (
             2, 0, NEVER_INSTALLED, 0, phase,
         )  # fmt: skip
+
+
+def test_an_era_begins_with_the_log_that_is_there_or_behind_the_archive() -> None:
+    """And a bootstrap record that says so is one record: torn, the era before is all there."""
+    kept = replay([*FULL, Formed(G, 2, 5, PLACEMENT, True, "n1")]).groups[G]
+    assert (kept.era, kept.view, kept.log_view, kept.phase) == (2, 5, 3, Phase.FORMING)
+    assert [e.op for e in kept.dense_entries() or []] == [2, 3, 4]
+    empty = replay([*FULL, Formed(G, 2, 5, PLACEMENT, True, "n1", 9)]).groups[G]
+    assert (empty.era, empty.view, empty.log_view, empty.phase) == (2, 5, 0, Phase.FORMING)
+    assert (empty.base, empty.base_view, empty.head, empty.entries) == (9, 0, 9, {})
+    lost = replay([*FULL, Lost(G, 1, PLACEMENT), Formed(G, 2, 5, PLACEMENT, True, "n1", 9), Opened(G)])
+    assert (lost.groups[G].phase, lost.groups[G].head, lost.groups[G].log_view) == (Phase.OPEN, 9, 0)
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [Blank(G, 2, PLACEMENT), Lost(G, 1, PLACEMENT), Formed(G, 2, 5, PLACEMENT, True, "n1", 1)],
+    ids=lambda record: type(record).__name__,
+)
+def test_segments_of_a_void_log_go(ends: Record) -> None:
+    """Its ops are above the base of the one that follows, and nobody needs them."""
+    tracker = Tracker(replay([]), {})
+    records = {1: [*tracker.begin(1), *formed(G), *(Append(G, entry(op)) for op in (1, 2, 3))]}
+    for record in records[1]:
+        tracker.note(record)
+    records[2] = tracker.begin(2)
+    assert tracker.removable() == []
+    tracker.note(ends)
+    assert tracker.removable() == [1]
+    restored = restore([(2, segment([*records[2], ends], 2, 9))])
+    assert restored.node.groups[G] == replay([*records[1], ends]).groups[G]
 
 
 def test_old_segments_go_when_no_group_needs_them() -> None:

@@ -30,6 +30,7 @@ MESSAGES: tuple[p.Message, ...] = (
     p.RecoverResponse(G, 1, 2, 5, 4096, p.Status.VIEW_CHANGE, 9, PLACEMENT),
     p.Form(G, 1, 0, 5, PLACEMENT, False),
     p.FormOk(G, 1, 0, PLACEMENT),
+    p.FormOk(G, 1, 0, ("n1",)),
 )
 
 
@@ -57,6 +58,9 @@ def test_the_table_is_complete() -> None:
         p.View(G, -1, 2, 9, 5),
         p.View(G, 1, 2, 2**63, 5),
         p.Form(G, 1, 0, 5, ("n1", "n1", "n3"), False),
+        p.Form(G, 1, 0, 5, ("n1", "n2"), False),
+        p.Form(G, 1, 0, 5, (), False),
+        p.Form(G, 1, 0, 5, ("n1", ""), False),
         p.PrepareOk(G, 1, 2, 8, (1, 1), 1),  # type: ignore[arg-type]
     ],
 )

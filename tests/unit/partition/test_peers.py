@@ -12,7 +12,7 @@ from connserver.messages import (
     StreamResend,
     WrongGrant,
 )
-from partition.peers import GREET_S, SILENT_S, Peers
+from partition.peers import GREET_S, SILENT_S, Peers, is_named
 
 
 class Wire:
@@ -133,3 +133,7 @@ def test_a_gateway_with_a_newer_stream_is_not_gone() -> None:
     assert peers.tick(SILENT_S + 1) == []
     assert peers.boots == {77}
     assert peers.tick(3 * SILENT_S) == [77]
+
+
+def test_a_connection_that_was_taken_over_is_known_by_its_name() -> None:
+    assert is_named(b"gateway:n1:5") and not is_named(b"\0\x8b\x12\x00\x01")
