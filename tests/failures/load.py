@@ -28,7 +28,8 @@ WINDOW: Final = 8
 STALL_S: Final = 2.0
 """A client that waits for an answer and hears nothing for this long tries another gateway."""
 AGAIN_S: Final = 0.05
-"""Between two attempts to connect."""
+"""Between two attempts to connect, longer with each that fails."""
+LONGEST_AGAIN_S: Final = 0.5
 
 
 class Line(asyncio.Protocol):
@@ -74,7 +75,7 @@ class Client:
         self._random = random
         self._gateway = part.number
         self._line: Line | None = None
-        self._connections = 0
+        self._connections = self._refusals = 0
         self._cutter = Cutter(part.encoding)
         self._token = ""
         self._heard = 0.0
@@ -104,6 +105,7 @@ class Client:
 
     def opened(self, line: Line) -> None:
         """Say who we are."""
+        self._refusals = 0
         if line is not self._line:
             line.drop()
             return
@@ -123,7 +125,9 @@ class Client:
         self.is_ready = False
         self._write_down(LOST, why.encode())
         if not self._load.is_closing:
-            self._load.loop.call_later(AGAIN_S * self._random.uniform(0.5, 1.5), self.connect)
+            self._refusals += 1
+            wait_s = min(AGAIN_S * self._refusals, LONGEST_AGAIN_S)
+            self._load.loop.call_later(wait_s * self._random.uniform(0.5, 1.5), self.connect)
 
     def look(self, now: float) -> None:
         """Leave a gateway that says nothing although something was asked."""
