@@ -1,6 +1,6 @@
 """Logging in, resuming, rebinding, logging out: how connections come to sessions and lose them.
 
-Guards: a session is only taken over with one of its last two secrets; a connection that a session
+Guards: a session is only taken over with a secret as new as the last used; a connection that a session
 has left is told why; whatever ends a session also ends its memberships.
 """
 

@@ -25,6 +25,9 @@ REPLY = "cs.session.reply"
 EVENT = "cs.session.event"
 BLOCK = 256
 KEPT_EVENTS = BLOCK - 1 - KEPT_REPLIES
+TOKENS_KEPT = 16
+"""Resume secrets of a session that are good: the last used one, and those that were given for it. A client
+asks again while its group has no primary, once in a while and at one gateway after the other."""
 
 RequestKey = int | tuple[int, int, int]
 """A client's integer id, or (gateway boot, connection, sequence)."""
@@ -172,7 +175,7 @@ class Sessions:
     def resume(self, oid: int, secret: str, request: Request) -> tuple[Session, str, Place | None] | None:
         """Bind a session to another connection: (session, new token, the place it was bound to).
 
-        None where the session is gone or the secret is not one of its last two.
+        None where the session is gone, or a secret was used that was given later.
         """
         place = request[:2]
         session = self._by_oid.get(oid)
@@ -181,7 +184,10 @@ class Sessions:
             return None
         former = session.place
         fresh = self._secret()
-        session.tokens = [digest, token_digest(fresh)]
+        # A resume whose client has given up waiting may run after the one that followed it: the token
+        # that this one got stays good until it, or one given after it, is used.
+        later = session.tokens[session.tokens.index(digest) + 1 :]
+        session.tokens = [digest, *later[2 - TOKENS_KEPT :], token_digest(fresh)]
         session.resumed = request
         self._bind(session, place)
         return session, f"{oid:016x}.{fresh}", former if former != place else None

@@ -81,9 +81,17 @@ def test_the_commit_anchors_an_outline_with_many_views() -> None:
 HISTORY = st.lists(st.integers(1, 3), min_size=0, max_size=12)
 
 
-@given(HISTORY, HISTORY, HISTORY, st.integers(0, 12), st.integers(0, 12))
+def test_a_log_that_went_on_in_a_view_meets_the_one_that_left_it() -> None:
+    """The other left view 1 after op 2 and wrote op 3 in view 2; here view 1 goes on to op 5."""
+    mine, other = log_of([1, 1, 1, 1, 1]), log_of([1, 1, 2, 3])
+    assert meeting_point(mine, other.outline(0)) == 2
+    assert meeting_point(other, mine.outline(0)) == 2
+    assert meeting_point(log_of([1, 1, 2]), other.outline(0)) == 3
+
+
+@given(HISTORY, HISTORY, HISTORY, st.integers(0, 3), st.integers(0, 12), st.integers(0, 12))
 def test_the_meeting_point_is_the_last_common_entry(
-    common: list[int], mine: list[int], theirs: list[int], my_base: int, their_base: int
+    common: list[int], mine: list[int], theirs: list[int], more: int, my_base: int, their_base: int
 ) -> None:
     """Whatever the two logs are: the answer is the brute-force one."""
 
@@ -96,7 +104,8 @@ def test_the_meeting_point_is_the_last_common_entry(
 
     shared = views(common, 0, 10)
     top = shared[-1] if shared else 0
-    log = log_of(shared + [v * 2 + top + 1 for v in views(mine, 0, 10)])
+    alone = [top] * more if shared else []  # a primary that wrote on, heard by nobody
+    log = log_of(shared + alone + [v * 2 + top + 1 for v in views(mine, 0, 10)])
     other = log_of(shared + [v * 2 + top + 2 for v in views(theirs, 0, 10)])
     log.truncate(min(my_base, log.head))
     other.truncate(min(their_base, len(shared)))
@@ -104,6 +113,6 @@ def test_the_meeting_point_is_the_last_common_entry(
     wanted = [
         op
         for op in range(max(log.base, other.base), min(log.head, other.head) + 1)
-        if log.view_at(op) == other.view_at(op)
+        if log.view_at(op) == other.view_at(op) and op <= len(shared)
     ]
     assert found == (max(wanted) if wanted else None)

@@ -8,7 +8,7 @@ from connserver.ids import named_id
 from connserver.limits import KEPT_REPLIES
 from connserver.messages import OutputKind
 from connserver.model import unpack
-from partition.sessions import KEPT_EVENTS, Session, Sessions
+from partition.sessions import KEPT_EVENTS, TOKENS_KEPT, Session, Sessions
 from tests.unit.partition.worlds import Kept
 
 ALICE = named_id("user", "alice")
@@ -85,7 +85,7 @@ def test_an_answer_in_progress_keeps_its_slot(kept: Kept, sessions: Sessions) ->
     assert list(loaded.kept) == list(range(1, 10))
 
 
-def test_resume_needs_one_of_the_last_two_secrets(sessions: Sessions) -> None:
+def test_resume_needs_a_secret_as_new_as_the_last_used(sessions: Sessions) -> None:
     session, token = opened(sessions)
     first = token.partition(".")[2]
     assert sessions.resume(session.oid, "wrong", THERE) is None
@@ -95,7 +95,9 @@ def test_resume_needs_one_of_the_last_two_secrets(sessions: Sessions) -> None:
     assert former == HERE and sessions.at(*HERE) is None and sessions.at(*THERE) is session
     # the new token was lost on its way: the old one still works
     assert sessions.resume(session.oid, first, HERE) is not None
-    assert sessions.resume(session.oid, second_token.partition(".")[2], THERE) is None
+    # or it was not lost but overtaken: it works too, and from then on the old one does not
+    assert sessions.resume(session.oid, second_token.partition(".")[2], THERE) is not None
+    assert sessions.resume(session.oid, first, HERE) is None
     sessions.check_invariants()
 
 
@@ -130,3 +132,19 @@ def test_direct_events_are_numbered_sent_and_kept(kept: Kept, sessions: Sessions
     assert lost == 3
     assert [unpack(body)["n"] for body in bodies] == list(range(6, KEPT_EVENTS + 6))
     assert sessions.missed(session, KEPT_EVENTS + 5) == (0, [])
+
+
+def test_a_resume_that_comes_late_does_not_spoil_the_token_that_the_client_has(sessions: Sessions) -> None:
+    """A client asked at one gateway, gave up, asked at another, was answered; then the first one runs."""
+    session, token = opened(sessions)
+    first = token.partition(".")[2]
+    answered = sessions.resume(session.oid, first, THERE)
+    late = sessions.resume(session.oid, first, (33, 1))
+    assert answered is not None and late is not None
+    newest = answered[1].partition(".")[2]
+    assert sessions.resume(session.oid, newest, HERE) is not None
+    assert sessions.resume(session.oid, first, HERE) is None
+    for _ in range(2 * TOKENS_KEPT):
+        assert sessions.resume(session.oid, newest, HERE) is not None
+    assert len(session.tokens) == TOKENS_KEPT
+    sessions.check_invariants()
