@@ -349,8 +349,18 @@ class Replication:
         view = max(row.log_view, 0) if row.status is protocol.Status.VIEW_CHANGE else row.view
         return GroupPosition(
             group, row.era, view, row.status.value, row.head, row.commit,
-            row.base, row.archived_op, row.worker_ready, row.problem,
+            row.base, row.archived_op, row.worker_ready, row.problem or self._later_archive(row),
         )  # fmt: skip
+
+    def _later_archive(self, row: ReplicaStatus) -> str:
+        """A worker that read the archive of a later era: this log, and those of its peers, are of the past."""
+        worker = self.workers.get(row.group)
+        if worker is None or worker.said.era <= row.era or row.status is not protocol.Status.NORMAL:
+            return ""
+        return (
+            f"the archive of group {row.group} is of era {worker.said.era} and its log of era {row.era}: "
+            "the logs of that era are not here; start the nodes that hold them, or see `recover`"
+        )
 
     def check_invariants(self) -> None:
         """What holds after every event; called by the tests."""

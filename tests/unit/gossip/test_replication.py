@@ -277,3 +277,13 @@ def test_all_at_once_and_everything_is_there_again(mesh: Mesh) -> None:
         assert mesh.route_states(name) == ["ready"] * 4
         for group in range(4):
             assert mesh.worker(name, group).entries == {1: b"%d" % group, 2: b"more"}
+
+
+def test_an_archive_of_a_later_era_is_a_problem_with_a_name() -> None:
+    mesh = Mesh()
+    mesh.start()
+    mesh.run(2.0)
+    name = mesh.route("n1", 0).node
+    mesh.local(name, b"worker:0:77", Attach(0, 77, "ipc:///run/later", 1, 2, 5, 0))
+    mesh.run(0.3)
+    assert any("archive of group 0 is of era 2 and its log of era 1" in text for text in mesh.alerts(name))
