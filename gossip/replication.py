@@ -353,7 +353,7 @@ class Replication:
         )  # fmt: skip
 
     def _later_archive(self, row: ReplicaStatus) -> str:
-        """A worker that read the archive of a later era: this log, and those of its peers, are of the past."""
+        """A worker has read the archive of a later era: this log, and those of its peers, are of the past."""
         worker = self.workers.get(row.group)
         if worker is None or worker.said.era <= row.era or row.status is not protocol.Status.NORMAL:
             return ""

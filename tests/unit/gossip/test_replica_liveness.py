@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from gossip.protocol import Fetch, Prepare, PrepareOk, Refusal, Refused, Status
+from gossip.protocol import ExitView, Fetch, Prepare, PrepareOk, Refusal, Refused, Status
 from gossip.replica_state import Timing
+from gossip.wal import restore
 from tests.simulation.directed import formed
 from tests.simulation.directed_eras import two_disks_lost
 from tests.simulation.stage import GROUP, NAMES, Stage
@@ -80,11 +81,62 @@ def test_a_vote_of_a_life_that_is_over_does_not_count() -> None:
     stage.cuts.pop(("n1", "n3"))
     stage.crash("n3")
     stage.restart("n3")
+    stage.receive("n3", "n2", stage.sets["n3"].incarnation, ())  # of another group, say
     stage.run(30)
     assert stage.replica("n2").suspicious()
     stage.heal()
     stage.run(300)
     assert [stage.replica(name).view for name in NAMES] == [0, 0, 0]
+
+
+def test_a_vote_counts_only_while_it_is_meant() -> None:
+    """n2 suspected and then heard the primary again: n3's vote finds nobody to join."""
+    stage = formed()
+    stage.cut("n1", "n2")
+    stage.run(150)
+    assert stage.replica("n2").voted_at > stage.now - 0.05
+    stage.heal()
+    stage.run(30)
+    assert not stage.replica("n2").suspicious()
+    vote = ExitView(GROUP, 1, 0)
+    stage.receive("n3", "n2", stage.sets["n3"].incarnation, (vote,))
+    assert stage.replica("n2").view == 0
+
+
+def test_an_answer_that_comes_twice_begins_no_second_transfer() -> None:
+    """n3's recovery is being written; the answers that led to it arrive again."""
+    stage = formed()
+    stage.submit("n1", "a")
+    stage.run(60)
+    stage.crash("n3")
+    stage.wipe("n3")
+    stage.restart("n3")
+    for _ in range(60):
+        stage.run(STEP_MS)
+        replica = stage.replica("n3")
+        if replica.status is Status.RECOVERING and replica.transfer:
+            break
+        stage.hold("n1", "n3")
+        stage.hold("n2", "n3")
+        for name in ("n1", "n2"):
+            bundles, stage.held[(name, "n3")] = stage.held[(name, "n3")], []
+            for incarnation, messages in bundles:
+                stage.receive(name, "n3", incarnation, messages)
+    stage.hold_disk("n3")
+    answers = dict(replica.answers)
+    stage.release("n1", "n3")
+    stage.release("n2", "n3")
+    stage.run(20)
+    assert replica.install_write
+    for name, answer in answers.items():
+        replica.handle(name, answer, stage.now)
+    stage.write("n3")
+    stage.run(60)
+    assert replica.status is Status.NORMAL
+    assert replica.transfer is None
+    stage.submit("n1", "b")
+    stage.run(60)
+    assert stage.payloads("n3") == ["a", "b"]
 
 
 def test_strangers_say_nothing() -> None:
@@ -101,6 +153,22 @@ def test_strangers_say_nothing() -> None:
     assert stage.primary == "n2"
 
 
+def test_nothing_is_said_in_a_life_that_is_not_on_disk() -> None:
+    """A crash would make the next life the same one, and this one's words are under way."""
+    stage = formed("n1", "n2", "n3")
+    stage.crash("n2")
+    stage.hold_disk("n2")
+    stage.restart("n2")
+    stage.isolate("n1")
+    stage.lines.clear()
+    stage.run(400)
+    assert not any(line.startswith("n2 >") for line in stage.lines)
+    assert any(line.startswith("n3 > n2") for line in stage.lines)
+    stage.write("n2")
+    stage.run(400)
+    assert stage.primary in ("n2", "n3")
+
+
 # --- idling ---
 
 
@@ -109,7 +177,7 @@ def test_an_idle_replica_needs_no_ticks() -> None:
     stage = formed("n1", "n2", "n3")
     stage.run(500)
     for name in NAMES:
-        assert stage.replica(name).idle_until > stage.now + 0.05, name
+        assert stage.replica(name).idle_until > stage.now, name
 
 
 def test_one_node_needs_no_ticks_and_no_heartbeats() -> None:
@@ -141,6 +209,27 @@ def test_a_base_jump_is_acked_at_once() -> None:
     assert stage.replica("n1").peers["n3"].match == 20
 
 
+def test_a_follower_acks_at_once() -> None:
+    """What a view inherited commits when its second replica has it, not a heartbeat later."""
+    stage = formed("n1", "n2", "n3")
+    stage.cut("n2", "n1")
+    stage.cut("n3", "n1")
+    stage.submit("n1", "a")
+    stage.deliver()
+    assert stage.replica("n1").commit == 0
+    stage.crash("n1")
+    until(stage, "stage.replica('n3').status is Status.NORMAL and stage.replica('n3').view == 1")
+    assert stage.replica("n2").commit == 1
+
+
+def test_an_idle_backup_has_nothing_to_ack() -> None:
+    """One ack per heartbeat; a quiet turn owes nothing."""
+    stage = formed("n1", "n2", "n3")
+    stage.run(300)
+    assert not stage.replica("n2").ack_due
+    assert not stage.replica("n1").beat_due
+
+
 def test_a_written_entry_is_acked_at_once() -> None:
     """A slow disk delays by its own time and by nothing else."""
     stage = formed()
@@ -163,6 +252,17 @@ def test_repeated_words_are_one_object() -> None:
     assert stage.replica("n1")._prepared is said[0]
     assert stage.replica("n2")._acked is said[1]
     assert (type(said[0]), type(said[1])) == (Prepare, PrepareOk)
+
+
+def test_a_truncated_log_is_truncated_on_disk_too() -> None:
+    """Else the segments that hold it could never go."""
+    stage = formed()
+    stage.submit("n1", *map(str, range(20)))
+    stage.run(60)
+    stage.sets["n1"].archived(GROUP, 18, stage.now)
+    stage.run(60)
+    for name in NAMES:
+        assert restore([(1, stage.disks[name])]).node.groups[GROUP].base == 14
 
 
 # --- handing over ---
@@ -192,16 +292,40 @@ def test_backing_off_doubles_up_to_a_limit_and_ends_with_a_grant() -> None:
     replica = stage.replica("n1")
     first = replica.pass_backoff
     assert first == Timing().suspicion
-    waits = []
-    for _ in range(9):
-        replica.back_off()
-        waits.append(replica.pass_at - replica.now)
-    most = Timing().pass_backoff_most_ms / 1000
-    assert waits[:4] == [first, 2 * first, 4 * first, 8 * first]
-    assert waits[-1] == most
+    replica.back_off()
+    assert replica.pass_at - replica.now == Timing().first_worker_ms / 1000, "the first of all primaries"
     stage.attach("n1")
     assert stage.grant("n1")
     assert replica.pass_backoff == first
+    replica.view = 3
+    waits = []
+    for _ in range(9):
+        replica.back_off()
+        waits.append(round(replica.pass_at - replica.now, 6))
+    most = Timing().pass_backoff_most_ms / 1000
+    assert waits[:4] == [first, 2 * first, 4 * first, 8 * first]
+    assert waits[-1] == most
+
+
+def test_a_stale_barrier_is_refused() -> None:
+    """The worker before this one learns that nothing it asks will be answered."""
+    stage = formed()
+    old = stage.grant("n1")
+    stage.attach("n1")
+    stage.barrier("n1", 7, old)
+    stage.run(30)
+    assert stage.told("n1", Refused) == [Refused(GROUP, old, 0, Refusal.STALE_GRANT, 0)]
+
+
+def test_the_coordinator_s_placement_wins_at_the_first_start() -> None:
+    """n3 has computed another order; all three store the one that was offered."""
+    stage = Stage()
+    stage.replica("n3").adopt_placement(("n1", "n3", "n2"))
+    stage.run(600)
+    assert stage.primary == "n1"
+    for name in NAMES:
+        assert stage.replica(name).placement == ("n1", "n2", "n3")
+        assert stage.replica(name).status is Status.NORMAL
 
 
 # --- the operator ---
@@ -216,6 +340,32 @@ def test_what_was_wrong_is_not_said_any_more_when_an_era_has_begun() -> None:
     stage.run(40)
     assert stage.replica("n2").status is Status.BLANK
     assert stage.problem("n2") == ""
+
+
+def test_a_placement_without_this_node_is_said_aloud() -> None:
+    """A disk in the wrong machine must not take part."""
+    stage = formed()
+    stage.crash("n3")
+    stage.wipe("n3")
+    for name in ("n1", "n2"):
+        stage.replica(name).placement = ("n1", "n2", "n4")
+    stage.restart("n3")
+    stage.run(300)
+    assert "does not name n3" in stage.problem("n3")
+    assert stage.replica("n3").status is Status.BLANK
+
+
+def test_a_coordinator_asks_nobody_for_what_it_has() -> None:
+    """It waits for the others, and tells them."""
+    stage = formed()
+    for name in ("n2", "n3"):
+        stage.crash(name)
+    stage.run(300)
+    nonce = stage.replica("n1").nonce
+    assert stage.begin_era("n1") == ""
+    stage.run(500)
+    assert stage.replica("n1").status is Status.FORMING
+    assert stage.replica("n1").nonce == nonce
 
 
 def test_status_is_of_now() -> None:
