@@ -397,3 +397,25 @@ def heartbeat(mesh: Mesh, name: str) -> Heartbeat:
         sightings=[],
         records=[],
     )
+
+
+def serving(timing: replica_state.Timing | None = None) -> Mesh:
+    """Three nodes that serve; group 1 is led by n2, then by n3, then by n1."""
+    mesh = Mesh()
+    mesh.log_timing = timing or mesh.log_timing
+    mesh.start()
+    mesh.run(1.0)
+    mesh.attach_all()
+    mesh.run(0.3)
+    assert mesh.route_states("n1") == ["ready"] * 4
+    return mesh
+
+
+def heard(mesh: Mesh, name: str, worker: ModelWorker, kind: type) -> list[Any]:
+    """What a worker was told, of one kind."""
+    return [row for row in mesh.got(name, worker.identity) if isinstance(row, kind)]
+
+
+def everywhere(mesh: Mesh, group: int) -> list[list[bytes]]:
+    """The committed payloads of a group, on each node."""
+    return [mesh.payloads(name, group) for name in mesh.names]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from connserver.messages import (
@@ -14,8 +12,7 @@ from connserver.messages import (
     Role,
     Submit,
 )
-from gossip.replica_state import Timing
-from tests.unit.gossip.mesh import Mesh
+from tests.unit.gossip.mesh import Mesh, everywhere, heard, serving
 from tests.unit.gossip.model_worker import ModelWorker
 
 
@@ -23,25 +20,6 @@ from tests.unit.gossip.model_worker import ModelWorker
 def mesh() -> Mesh:
     """Three nodes that serve; group 1 is led by n2, then by n3, then by n1."""
     return serving()
-
-
-def serving(timing: Timing | None = None) -> Mesh:
-    mesh = Mesh()
-    mesh.log_timing = timing or mesh.log_timing
-    mesh.start()
-    mesh.run(1.0)
-    mesh.attach_all()
-    mesh.run(0.3)
-    assert mesh.route_states("n1") == ["ready"] * 4
-    return mesh
-
-
-def heard(mesh: Mesh, name: str, worker: ModelWorker, kind: type) -> list[Any]:
-    return [row for row in mesh.got(name, worker.identity) if isinstance(row, kind)]
-
-
-def everywhere(mesh: Mesh, group: int) -> list[list[bytes]]:
-    return [mesh.payloads(name, group) for name in mesh.names]
 
 
 # --- the ordinary way ----------------------------------------------------------------------------------
