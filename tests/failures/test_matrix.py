@@ -6,7 +6,9 @@ rooms of its own and leaves the cluster in full. `scripts/chaos` does the same f
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +21,8 @@ from tests.integration.cluster import wait_for
 pytestmark = pytest.mark.integration
 
 FULL_S = 60.0
+KEEP = os.environ.get("FAILURES_KEEP", "")
+"""A folder for the transcripts of trials that did not hold."""
 NO_STALL_MS = 1_500
 """A fault that needs no failover: what a busy machine may add to nothing."""
 FAILOVER_MS = 5_000
@@ -54,6 +58,8 @@ def holds(
     fault.target_group = group
     name = f"{fault.name}{group}"
     result = trial.run(world, workload, fault, tag=name, period_s=0.1, demand=Demand(least_acked=1_000))
+    if not result.good and KEEP:
+        trial.save(result, Path(KEEP))
     assert not result.bite, result.bite
     assert result.verdict.good, "\n".join([result.row(), *result.verdict.reasons])
     assert max(result.pauses_ms) < most_ms + 1000 * fault.hold_s, result.row()

@@ -24,7 +24,7 @@ from tests.failures.load import Load
 from tests.failures.nodes import World, until
 from tests.failures.reading import History, notes, read
 from tests.failures.transcript import OPENED, RECEIVED, SENT, Part, Transcript
-from tests.failures.wire import JSON, Cutter, Fields, frame
+from tests.failures.wire import BOTH, JSON, Cutter, Fields, frame
 from tests.failures.workloads import AUDITOR
 
 READY_S: Final = 20.0
@@ -88,7 +88,7 @@ def run(
     demand: Demand | None = None,
     period_s: float = 0.06,
     stall_s: float = 2.0,
-    encodings: tuple[str, ...] = (JSON,),
+    encodings: tuple[str, ...] = BOTH,
 ) -> Result:
     """Carry a trial out on a world that is up. `tag` makes users and rooms of its own."""
     parts = workloads.cast(workload, tag, world.groups, encodings)
