@@ -139,6 +139,20 @@ def _carry_out(
     time.sleep(SETTLE_S)  # what comes now would be too much: doubled events, late bells
 
 
+def fill(world: World, entries: int, tag: str, timeout_s: float = 90.0) -> bool:
+    """Let every group's log have so many entries, one for each request; whether it came to that in time."""
+    if min(world.commits().values()) >= entries:
+        return True
+    parts = [part for part in workloads.cast("counter", tag, world.groups) if part.role == "writer"]
+    load = Load(world.gateways, parts, window=1, period_s=0.001)
+    load.start()
+    try:
+        load.ask()
+        return until("a long log", lambda: min(world.commits().values()) >= entries, timeout_s)
+    finally:
+        load.close()
+
+
 def served(load: Load, since: float, timeout_s: float) -> bool:
     """Wait until every client was answered something that it asked after this; whether that came in time."""
     clients = load.clients
