@@ -2,7 +2,9 @@
 
 Guards: a stream is only served under the grant it was opened for; items are executed in the order
 in which they were numbered; what a gateway has is learnt from what it acknowledges; a gateway that
-has fallen silent is reported, so that its sessions can wait for their clients elsewhere.
+has fallen silent is reported, so that its sessions can wait for their clients elsewhere. A group may have
+two streams here: a former primary does not know yet that it is none. Each hears of its parcels, for
+nobody can tell here which of the two goes on.
 """
 
 from __future__ import annotations
@@ -77,7 +79,7 @@ class Peers:
         self._received = received
         self._by_identity: dict[bytes, Peer] = {}
         self._by_boot: dict[int, Peer] = {}
-        self._by_group: dict[int, Peer] = {}
+        self._by_group: dict[int, list[Peer]] = {}
         self._greeted = 0.0
         self._serials = 0
 
@@ -116,7 +118,7 @@ class Peers:
         self._by_identity[identity] = peer
         source = source_of(message.sender)
         if source is not None:
-            self._by_group[source] = peer
+            self._by_group.setdefault(source, []).append(peer)
         else:
             self._by_boot[message.boot] = peer
         self._send(identity, encode(StreamOpened(self.grant)))
@@ -139,19 +141,17 @@ class Peers:
 
     def parcels_done(self, source: int, target: int, upto: int, now: float) -> None:
         """Tell another group that its parcels have had their effect here for good."""
-        peer = self._by_group.get(source)
-        if peer is None or not peer.told:
-            return
 
         def make(number: int, acked: int) -> ParcelsDone:
             return ParcelsDone(self.grant, number, acked, target, upto)
 
-        if not peer.duplex.post(make, now):
-            self._forget(peer)
+        for peer in [peer for peer in self._by_group.get(source, ()) if peer.told]:
+            if not peer.duplex.post(make, now):
+                self._forget(peer)
 
     def may_tell(self, serial: int) -> None:
         """What follows for this stream of a group has committed: it may hear our cursor."""
-        for peer in self._by_group.values():
+        for peer in self._by_identity.values():
             if peer.serial == serial:
                 peer.told = True
 
@@ -185,9 +185,11 @@ class Peers:
     def _forget(self, peer: Peer) -> None:
         if self._by_identity.get(peer.identity) is peer:
             del self._by_identity[peer.identity]
-        for index in (self._by_boot, self._by_group):
-            for key in [key for key, known in index.items() if known is peer]:
-                del index[key]
+        if self._by_boot.get(peer.boot) is peer:
+            del self._by_boot[peer.boot]
+        source = source_of(peer.name)
+        if source is not None:
+            self._by_group[source].remove(peer)
 
 
 def is_named(identity: bytes) -> bool:

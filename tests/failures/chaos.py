@@ -26,7 +26,7 @@ from tests.failures import network, pauses, trial
 from tests.failures.catalogue import FAULTS, NEED_CUTS
 from tests.failures.controls import CONTROLS, with_control
 from tests.failures.nodes import World, new_world, until
-from tests.failures.wire import CLASSIC, JSON
+from tests.failures.wire import BOTH
 from tests.failures.workloads import WORKLOADS
 
 FULL_S = 60.0
@@ -61,7 +61,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--durability", choices=("process", "power"), default="process")
     parser.add_argument("--workload", action="append", choices=sorted(WORKLOADS))
     parser.add_argument("--fault", action="append", choices=sorted(FAULTS))
-    parser.add_argument("--encoding", action="append", choices=(JSON, CLASSIC))
+    parser.add_argument("--encoding", action="append", choices=BOTH)
     parser.add_argument("--pauses", type=int, default=0, metavar="N")
     parser.add_argument("--kill", choices=sorted(pauses.KINDS), default="worker")
     parser.add_argument("--control", choices=sorted(CONTROLS))
@@ -114,7 +114,7 @@ def one(
             tag=f"c{count}",
             seed=random.randrange(1 << 30),
             period_s=0.1,
-            encodings=tuple(options.encoding or (JSON,)),
+            encodings=tuple(options.encoding or BOTH),
         )
     except (AssertionError, OSError) as error:
         print(f"{workload:8s} {name:26s} the trial itself failed: {error}", flush=True)

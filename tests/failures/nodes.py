@@ -221,6 +221,11 @@ class World:
         found = self.status()
         return {row["id"]: row["view"] for row in found["groups"]} if found else {}
 
+    def commits(self) -> dict[int, int]:
+        """Group → committed entries of its log; 0 for all while nobody answers."""
+        found = self.status()
+        return {row["id"]: row["commit"] for row in found["groups"]} if found else {0: 0}
+
     def pid(self, name: str) -> int:
         """The living process of this name, such as `w-n1-0`; 0 while there is none."""
         return self.nodes[name.split("-")[1]].pids().get(name, 0)

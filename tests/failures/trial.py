@@ -24,7 +24,7 @@ from tests.failures.load import Load
 from tests.failures.nodes import World, until
 from tests.failures.reading import History, notes, read
 from tests.failures.transcript import OPENED, RECEIVED, SENT, Part, Transcript
-from tests.failures.wire import JSON, Cutter, Fields, frame
+from tests.failures.wire import BOTH, JSON, Cutter, Fields, frame
 from tests.failures.workloads import AUDITOR
 
 READY_S: Final = 20.0
@@ -88,7 +88,7 @@ def run(
     demand: Demand | None = None,
     period_s: float = 0.06,
     stall_s: float = 2.0,
-    encodings: tuple[str, ...] = (JSON,),
+    encodings: tuple[str, ...] = BOTH,
 ) -> Result:
     """Carry a trial out on a world that is up. `tag` makes users and rooms of its own."""
     parts = workloads.cast(workload, tag, world.groups, encodings)
@@ -137,6 +137,20 @@ def _carry_out(
         late.accuse("weak", f"not everything was answered within {DRAIN_S:g} s")
     until("all events", lambda: all(len(seqs) == 1 for seqs in load.room_seqs().values()), 3.0)
     time.sleep(SETTLE_S)  # what comes now would be too much: doubled events, late bells
+
+
+def fill(world: World, entries: int, tag: str, timeout_s: float = 90.0) -> bool:
+    """Let every group's log have so many entries, one for each request; whether it came to that in time."""
+    if min(world.commits().values()) >= entries:
+        return True
+    parts = [part for part in workloads.cast("counter", tag, world.groups) if part.role == "writer"]
+    load = Load(world.gateways, parts, window=1, period_s=0.001)
+    load.start()
+    try:
+        load.ask()
+        return until("a long log", lambda: min(world.commits().values()) >= entries, timeout_s)
+    finally:
+        load.close()
 
 
 def served(load: Load, since: float, timeout_s: float) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 JSON: Final = "json"
 CLASSIC: Final = "classic"
+BOTH: Final = (JSON, CLASSIC)
 TERMINATORS: Final = {JSON: b"\n", CLASSIC: b"\0"}
 NUMBERS: Final = frozenset({"id", "status", "value", "seq", "k", "n", "given", "taken", "code", "to"})
 """Fields that are whole numbers also where an encoding has no types."""

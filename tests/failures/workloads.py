@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from connserver.ids import group_of, named_id, partition_of
 from tests.failures.transcript import Part
-from tests.failures.wire import JSON
+from tests.failures.wire import BOTH
 
 Request = dict[str, Any]
 
@@ -129,7 +129,7 @@ WORKLOADS: Final = {
 }
 
 
-def cast(workload: str, tag: str, groups: int, encodings: tuple[str, ...] = (JSON,)) -> list[Part]:
+def cast(workload: str, tag: str, groups: int, encodings: tuple[str, ...] = BOTH) -> list[Part]:
     """The clients of a workload; `tag` makes their users and rooms new ones. Encodings take turns."""
     return [
         Part(

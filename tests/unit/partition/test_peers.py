@@ -137,3 +137,24 @@ def test_a_gateway_with_a_newer_stream_is_not_gone() -> None:
 
 def test_a_connection_that_was_taken_over_is_known_by_its_name() -> None:
     assert is_named(b"gateway:n1:5") and not is_named(b"\0\x8b\x12\x00\x01")
+
+
+def test_a_former_primary_that_comes_late_does_not_take_the_new_ones_place() -> None:
+    """Both have a stream; the cursor is told to each, also when the other has fallen silent."""
+    wire = Wire()
+    peers = Peers(5, wire)
+    new = peers.open(b"group:2:new", OpenStream("group:2", 1, 5, 0), 0.0)
+    old = peers.open(b"group:2:old", OpenStream("group:2", 2, 5, 0), 0.1)
+    assert new is not None and old is not None
+    wire.taken()
+    peers.may_tell(new.serial)
+    peers.parcels_done(2, 3, 7, 0.2)
+    assert wire.taken() == [(b"group:2:new", ParcelsDone(5, 1, 0, 3, 7))]
+    peers.may_tell(old.serial)
+    peers.parcels_done(2, 3, 8, 0.3)
+    assert [identity for identity, _ in wire.taken()] == [b"group:2:new", b"group:2:old"]
+    peers.receive(b"group:2:new", StreamAck(5, 2), SILENT_S)
+    assert peers.tick(SILENT_S + 0.2) == []
+    wire.taken()
+    peers.parcels_done(2, 3, 9, SILENT_S + 0.3)
+    assert wire.taken() == [(b"group:2:new", ParcelsDone(5, 3, 0, 3, 9))]
