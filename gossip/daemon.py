@@ -79,8 +79,10 @@ def main(options: ProcessOptions) -> int:
         return loop.run_until_complete(_serve(loop, options))
     except ConnServerError as error:
         log.error("gossip.cannot_start", reason=str(error))
-    except (OSError, zmq.ZMQError) as error:
+    except zmq.ZMQError as error:
         log.error("gossip.cannot_start", reason=f"{error}: see that no other process uses its sockets")
+    except OSError as error:
+        log.error("gossip.cannot_start", reason=f"{error}: see that its folder can be written to")
     finally:
         loop.close()
     return 1
@@ -122,7 +124,8 @@ class Daemon:
         places, node = options.places, options.node
         beginning = _beginning(options.config, node, folder, timing or Timing())
         self._eras = ArchiveEras(loop, lambda: options.storage_dsn or embedded_dsn(places.storage_dir))
-        self._logs = LogShell(loop, node, beginning.boot, folder.path, options.config.replication, self)
+        cluster, replication = options.config.cluster.name, options.config.replication
+        self._logs = LogShell(loop, cluster, node, beginning.boot, folder.path, replication, self)
         self._node = GossipNode(beginning, _metrics, self._logs, self._eras.look, loop.time())
         self._node.disk_problems = self._logs.problems
         self._measure()

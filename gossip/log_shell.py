@@ -22,6 +22,7 @@ from connserver.errors import WireError
 from connserver.messages import Attach, GroupPosition
 from connserver.running import NoteReader, Source, note_path
 from gossip.hangs import LOOK_S, Hangs
+from gossip.records import Boot
 from gossip.replica import ReplicaStatus
 from gossip.replica_state import Timing
 from gossip.replication import Granted, Positioned, PublishLog, Replication, SendLog, Tell, WriteLog
@@ -30,6 +31,11 @@ from gossip.wire import Decoder, Encoder
 
 LOG_TOPIC = b"log"
 LOG_FOLDER = "log"
+DISK_FULL = "no room on the disk of"
+MAKE_ROOM = (
+    "it takes no new entries, and its groups are served elsewhere or refuse writes as overloaded. "
+    "Make room there; it goes on by itself"
+)
 
 log = telemetry.get_logger(__name__)
 noise = telemetry.RateLimited(log)
@@ -62,19 +68,25 @@ class Node(Protocol):
 
 
 class LogShell:
-    """From the start of a gossip process to its end. `problems`: what the disk lost, in sentences."""
+    """From the start of a gossip process to its end.
+
+    `problems`: what the disk lost, and while it is full, that it is, in sentences; the list changes.
+    ClusterError if the log cannot be used.
+    """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
+        cluster: str,
         name: str,
         boot: int,
         folder: Path,
         config: ReplicationConfig,
         node: Node,
     ) -> None:
-        opened = WalFiles.open(folder / LOG_FOLDER, config.durability == "power", kernel_boot_id())
-        self.problems = opened.problems
+        power = config.durability == "power"
+        opened = WalFiles.open(folder / LOG_FOLDER, Boot(kernel_boot_id(), power, cluster, name))
+        self.problems = list(opened.problems)
         for problem in opened.problems:
             log.error("log.damaged", folder=str(folder / LOG_FOLDER), reason=problem)
         self._loop = loop
@@ -95,7 +107,7 @@ class LogShell:
         self._notes: dict[int, NoteReader] = {}
         self._grants: dict[int, int] = {}
         self._hangs = Hangs(now)
-        self._marked = False
+        self._marked = self._full = False
         self._due = now
         self._timer: asyncio.Handle = loop.call_soon(self._tick)
         self._looker: asyncio.Handle = loop.call_later(LOOK_S, self._look)
@@ -122,6 +134,8 @@ class LogShell:
     def place(self, groups: Mapping[int, tuple[str, ...]]) -> None:
         """This node holds replicas of these groups."""
         self.machine.place(groups, self._loop.time())
+        if self._full:
+            self.machine.disk_full(True, self._loop.time())
         self._mark()
 
     def hired(self, identity: bytes, said: Attach) -> None:
@@ -211,6 +225,9 @@ class LogShell:
 
     def _disk_full(self, full: bool) -> None:
         log.error("log.disk_full" if full else "log.disk_has_room", folder=str(self._folder))
+        text = f"{DISK_FULL} {self._folder / LOG_FOLDER}: {MAKE_ROOM}"
+        self.problems[:] = [problem for problem in self.problems if problem != text] + [text] * full
+        self._full = full
         self.machine.disk_full(full, self._loop.time())
         self._mark()
 

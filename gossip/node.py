@@ -13,7 +13,7 @@ workers by Hired and Gone.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,8 +96,8 @@ class GossipNode:
         self._placed: frozenset[int] | None = None
         self._heard_at = dict.fromkeys(identity.peers, now)
         self._overtaken: deque[float] = deque(maxlen=3)
-        self.disk_problems: tuple[str, ...] = ()
-        """What the write-ahead log lost, as it was found at the start; shown until the next one."""
+        self.disk_problems: Sequence[str] = ()
+        """What the write-ahead log lost, shown until the next start, and what is wrong with its disk now."""
         self._leaving = False
         self._effects: list[Effect] = []
         self._changed = True

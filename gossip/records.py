@@ -138,10 +138,12 @@ class Damaged(NamedTuple):
 
 
 class Boot(NamedTuple):
-    """A start of the process: the kernel's boot id and whether acks wait for fdatasync."""
+    """A start of the process: the kernel's boot id, whether acks wait for fdatasync, and whose log it is."""
 
     boot_id: str
     power: bool
+    cluster: str
+    node: str
 
 
 GroupRecord: TypeAlias = (

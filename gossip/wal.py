@@ -21,6 +21,7 @@ from connserver.ids import GroupId
 from gossip.protocol import Entry
 from gossip.records import (
     KEEP_LOG,
+    UNKNOWN_PLACEMENT,
     Append,
     Base,
     Blank,
@@ -42,7 +43,9 @@ from gossip.records import (
     Staged,
 )
 
-MAGIC = b"CSWAL\x00\x00\x01"
+FORMAT = 2
+"""Raised whenever an older reader would misread a segment."""
+MAGIC = b"CSWAL\x00\x00" + bytes((FORMAT,))
 _SEGMENT = Struct("<8sQI")  # magic, segment number, crc of both
 _HEADER = Struct("<IIIQBI")  # body length, body crc, group, sequence, kind, crc of all before
 _ENTRY = Struct("<QQI")  # op, view, crc
@@ -51,6 +54,8 @@ SEGMENT_HEADER_BYTES = _SEGMENT.size
 RECORD_HEADER_BYTES = _HEADER.size
 NODE_WIDE = 0xFFFFFFFF
 """In place of a group, for what concerns the node."""
+NAMED_GROUPS = 20
+"""So many are named in a sentence; an alert has room for a few lines."""
 RECORD_BODY_BYTES = 64 << 20
 """Largest body that is believed; a longer one in a valid header is damage all the same."""
 
@@ -79,6 +84,14 @@ def segment_header(number: int) -> bytes:
     """The first bytes of segment `number`."""
     head = _SEGMENT.pack(MAGIC, number, 0)[:-4]
     return head + crc32(head).to_bytes(4, "little")
+
+
+def other_format(data: bytes) -> int:
+    """The format of a sound segment that is not of this one; 0: it is, or nobody can tell."""
+    head = data[:SEGMENT_HEADER_BYTES]
+    if len(head) < SEGMENT_HEADER_BYTES or not head.startswith(MAGIC[:-1]) or head[7] == FORMAT:
+        return 0
+    return head[7] if crc32(head[:-4]).to_bytes(4, "little") == head[-4:] else 0
 
 
 def encode_record(record: Record, sequence: int) -> bytes:
@@ -222,7 +235,7 @@ def restore(segments: Iterable[tuple[int, bytes]]) -> Restored:
         highest[number] = highest_ops(reading.records)
         good, sequence = reading.good_bytes, reading.next_sequence
         if reading.damaged_groups:
-            damage.append(f"segment {number}: damaged records of groups {sorted(reading.damaged_groups)}")
+            damage.append(f"segment {number}: damaged records of {_whose(reading.damaged_groups)}")
             lost_groups |= reading.damaged_groups
         if reading.broken_at >= 0:
             damage.append(f"segment {number}: damaged header at byte {reading.broken_at}")
@@ -231,11 +244,20 @@ def restore(segments: Iterable[tuple[int, bytes]]) -> Restored:
     node = state.finish()
     if everything or NODE_WIDE in lost_groups:
         lose_everything(node)
-    for group in lost_groups & set(node.groups):
-        durable = node.groups[GroupId(group)]
+    for group in sorted(lost_groups - {NODE_WIDE}):
+        # setdefault: without it a group whose every record is damaged would look new
+        durable = node.groups.setdefault(GroupId(group), DurableGroup(UNKNOWN_PLACEMENT))
         durable.void(durable.era, Phase.LOST, durable.placement)
     next_segment = listed[-1][0] + 1 if listed else 1
     return Restored(node, next_segment, sequence or 1, good, highest, tuple(damage))
+
+
+def _whose(groups: set[int]) -> str:
+    if NODE_WIDE in groups:
+        return "the node itself"
+    named = [str(group) for group in sorted(groups)]
+    more = f" and {len(named) - NAMED_GROUPS} more" if len(named) > NAMED_GROUPS else ""
+    return f"groups {', '.join(named[:NAMED_GROUPS])}{more}"
 
 
 def lose_everything(node: DurableNode) -> None:

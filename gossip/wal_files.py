@@ -2,7 +2,8 @@
 
 Guards the shell's half of rule 10 and of the durability modes: after a disorderly reboot in `process`
 mode nothing here is believed; an fsync error ends the process, because what the kernel dropped cannot
-be asked for again; a full disk still takes view records.
+be asked for again; a full disk still takes view records; what cannot be read is damage, and a log of
+another node or cluster is refused before anything is changed in it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import errno
 import fcntl
 import os
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +23,18 @@ from connserver.errors import ClusterError
 from gossip.protocol import Write
 from gossip.records import Boot, DurableNode, Record
 from gossip.wal import (
+    FORMAT,
     SEGMENT_HEADER_BYTES,
+    Restored,
     Tracker,
     encode_record,
     lose_everything,
+    other_format,
     restore,
     segment_header,
     survivors,
 )
+from gossip.wal_words import NO_ROOM, advice, damage_told, failure
 
 SEGMENT_BYTES = 64 << 20
 """A segment is closed above this size: small enough to be freed soon, large enough to be rare."""
@@ -38,7 +44,11 @@ FULL_CHECK_S = 1.0
 """How often a full disk is looked at again."""
 MARKER = "clean"
 RESERVE = "reserve"
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+UNFINISHED = "unfinished"
+"""There while a damaged log is being replaced: a start that finds it believes nothing."""
+STATUS_FAILED = 74
+"""With it a process ends whose log cannot be written (EX_IOERR)."""
+_UNREADABLE = b"\0" * SEGMENT_HEADER_BYTES  # no segment begins like this, so it is damage and not torn
 
 
 def kernel_boot_id() -> str:
@@ -75,44 +85,81 @@ class WalFiles:
             raise ClusterError(f"{folder} is in use by another gossip process: stop that one first") from None
 
     @classmethod
-    def open(cls, folder: Path, power: bool, boot_id: str) -> Opened:
-        """Read what is there and make it ready to be appended to.
+    def open(cls, folder: Path, boot: Boot) -> Opened:
+        """Read what is there and make it ready to be appended to, in this start of the process.
 
-        OSError if the folder cannot be used; ClusterError if another process has it open.
+        ClusterError, in one sentence, if it cannot be: in use, not ours, of another format, or the
+        folder cannot be read or written.
         """
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        files = cls(folder, power)
-        paths = files._segments()
-        restored = restore([(number, path.read_bytes()) for number, path in paths])
-        node, problems = restored.node, list(restored.damage)
-        marker = folder / MARKER
-        boot = node.boot
-        if boot and not boot.power and boot.boot_id != boot_id and not marker.exists():
-            problems.append(
-                "the machine went down without a clean stop in durability mode `process`: "
-                "what was not on disk is recovered from the peers"
-            )
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            files = cls(folder, boot.power)
+            try:
+                return files._open(boot)
+            except BaseException:
+                files._let_go()
+                raise
+        except OSError as error:
+            raise ClusterError(f"{folder} cannot be used: {failure(error)}. {advice(error)}") from None
+
+    def _open(self, boot: Boot) -> Opened:
+        paths = self._segments()
+        segments = [(number, _bytes_of(path)) for number, path in paths]
+        self._refuse_formats(segments)
+        restored = restore(segments)
+        node, damage = restored.node, list(restored.damage)
+        self._refuse_others(node.boot, boot)
+        marker = self.folder / MARKER
+        clean = marker.exists()
+        if (self.folder / UNFINISHED).exists():
+            damage.append("an earlier start ended while it set a damaged log aside")
+        elif node.boot and not node.boot.power and node.boot.boot_id != boot.boot_id and not clean:
+            damage.append("the machine went down without a clean stop in durability mode `process`")
+        if len(damage) > len(restored.damage):
             lose_everything(node)
-        if marker.exists():
-            marker.unlink()
-            files._sync_folder()
-        if problems:
-            files._set_aside(paths)
-            files._begin_again(node, restored.next_segment, restored.next_sequence)
-        elif paths and restored.last_good_bytes >= SEGMENT_HEADER_BYTES:
-            files._tracker = Tracker(node, restored.highest)
-            files._sequence = restored.next_sequence
-            files._continue(paths[-1][0], paths[-1][1], restored.last_good_bytes)
+        problems: tuple[str, ...] = ()
+        if damage:
+            aside = self._set_aside(paths)
+            self._begin_again(node, restored.next_segment, restored.next_sequence)
+            problems = (damage_told(damage, node, aside),)
         else:
-            if paths:
-                paths[-1][1].unlink()  # its header was cut: nothing was in it
-            restored.highest.pop(restored.next_segment - 1, None)
-            files._tracker = Tracker(node, restored.highest)
-            files._sequence = restored.next_sequence
-            files._roll(paths[-1][0] if paths else 1)
-        files._make_reserve()
-        files.append((Boot(boot_id, power),), sync=False)
-        return Opened(files, node, tuple(problems))
+            self._go_on(paths, restored, rewrite=boot.power and not clean)
+        self._make_reserve()
+        self.append((boot,), sync=clean)
+        if clean:  # after the record of this boot, or a kill in between would look like a disorderly reboot
+            marker.unlink()
+            self._sync_folder()
+        return Opened(self, node, problems)
+
+    def _refuse_formats(self, segments: list[tuple[int, bytes]]) -> None:
+        for number, data in segments:
+            other = other_format(data)
+            if other:
+                raise ClusterError(
+                    f"{self.folder / _name(number)} is a log of format {other} and this version reads "
+                    f"{FORMAT}: start it with the version that wrote it, or, while its peers run, move "
+                    "the folder away, and it recovers from them"
+                )
+
+    def _refuse_others(self, found: Boot | None, ours: Boot) -> None:
+        if found is not None and (found.cluster, found.node) != (ours.cluster, ours.node):
+            raise ClusterError(
+                f"{self.folder} holds the log of node {found.node} of cluster {found.cluster}, and this is "
+                f"node {ours.node} of cluster {ours.cluster}: start it with its own --state-dir, or, while "
+                "its peers run, move the folder away, and it recovers from them"
+            )
+
+    def _go_on(self, paths: list[tuple[int, Path]], restored: Restored, *, rewrite: bool) -> None:
+        """Append to the last segment, or begin one."""
+        self._tracker = Tracker(restored.node, restored.highest)
+        self._sequence = restored.next_sequence
+        if paths and restored.last_good_bytes >= SEGMENT_HEADER_BYTES:
+            self._continue(paths[-1][0], paths[-1][1], restored.last_good_bytes, rewrite=rewrite)
+            return
+        if paths:
+            paths[-1][1].unlink()  # its header was cut: nothing was in it
+        restored.highest.pop(restored.next_segment - 1, None)
+        self._roll(paths[-1][0] if paths else 1)
 
     # --- writing ---
 
@@ -139,11 +186,12 @@ class WalFiles:
         try:
             self._write_all(data)
         except OSError as error:
-            if error.errno not in _FULL or self.full:
+            reserve = self.folder / RESERVE
+            if error.errno not in NO_ROOM or not reserve.exists():
                 raise
             self.full = True
             os.ftruncate(self._descriptor, self._size)
-            (self.folder / RESERVE).unlink(missing_ok=True)
+            reserve.unlink()
             self._write_all(data)
         self._size += len(data)
 
@@ -162,22 +210,44 @@ class WalFiles:
 
     def close(self, clean: bool) -> None:
         """An orderly stop leaves everything on disk, and a marker that says so."""
-        if clean:
-            os.fdatasync(self._descriptor)
+        try:
+            if clean:
+                os.fdatasync(self._descriptor)
+                self._mark_clean()
+        finally:
+            self._let_go()
+
+    def _mark_clean(self) -> None:
+        try:
             with (self.folder / MARKER).open("wb") as marker:
                 os.fsync(marker.fileno())
-            self._sync_folder()
-        os.close(self._descriptor)
-        os.close(self._folder_descriptor)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            (self.folder / MARKER).unlink(missing_ok=True)  # no room: it counts as a stop without one
+        self._sync_folder()
+
+    def _let_go(self) -> None:
+        for descriptor in (self._descriptor, self._folder_descriptor):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._descriptor = self._folder_descriptor = -1
 
     # --- segments ---
 
     def _segments(self) -> list[tuple[int, Path]]:
-        return sorted((int(path.stem), path) for path in self.folder.glob("????????????.wal"))
+        paths = self.folder.glob("????????????.wal")
+        return sorted((int(path.stem), path) for path in paths if path.stem.isdecimal())
 
-    def _continue(self, number: int, path: Path, good_bytes: int) -> None:
+    def _continue(self, number: int, path: Path, good_bytes: int, *, rewrite: bool) -> None:
+        """`rewrite`: a life that ended with an fsync error left bytes that can be read and that no later
+        fdatasync would write: written again, they are part of the next one."""
         self._segment, self._size = number, good_bytes
         self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        if rewrite:
+            self._size = 0
+            self._write_all(path.read_bytes()[:good_bytes])
+            self._size = good_bytes
         if path.stat().st_size != good_bytes:
             os.ftruncate(self._descriptor, good_bytes)  # a torn record: it was never reported as written
             os.fsync(self._descriptor)
@@ -195,8 +265,11 @@ class WalFiles:
         os.fdatasync(self._descriptor)
         self._sync_folder()
 
-    def _set_aside(self, paths: list[tuple[int, Path]]) -> None:
-        """Keep a damaged log for `recover`; never read it again."""
+    def _set_aside(self, paths: list[tuple[int, Path]]) -> Path:
+        """Keep a damaged log for the operator; never read it again."""
+        with (self.folder / UNFINISHED).open("wb") as unfinished:
+            os.fsync(unfinished.fileno())
+        self._sync_folder()
         number = 1
         while (self.folder / f"damaged-{number}").exists():
             number += 1
@@ -205,15 +278,17 @@ class WalFiles:
         for _, path in paths:
             path.rename(aside / path.name)
         self._sync_folder()
+        return aside
 
     def _begin_again(self, node: DurableNode, segment: int, sequence: int) -> None:
-        """What survived, written anew. A crash before the end of it leaves the groups blank, which is
-        found out from the peers like any other lost disk."""
+        """What survived, written anew. A crash before the end of it is found by UNFINISHED."""
         self._tracker = Tracker(DurableNode(), {})
         self._sequence = sequence
         self._roll(segment)
         self._write(self._encode(survivors(node)))
         os.fdatasync(self._descriptor)
+        (self.folder / UNFINISHED).unlink()
+        self._sync_folder()
 
     # --- the disk ---
 
@@ -222,8 +297,9 @@ class WalFiles:
             with (self.folder / RESERVE).open("wb") as reserve:
                 os.posix_fallocate(reserve.fileno(), 0, RESERVE_BYTES)
         except OSError as error:
-            if error.errno not in _FULL:
+            if error.errno not in NO_ROOM:
                 raise
+            (self.folder / RESERVE).unlink(missing_ok=True)  # a part of it may be there, and is needed
             self.full = True
             return
         self.full = False
@@ -234,6 +310,16 @@ class WalFiles:
 
 def _name(segment: int) -> str:
     return f"{segment:012d}.wal"
+
+
+def _bytes_of(path: Path) -> bytes:
+    """A segment; one that the disk cannot give back is damaged."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return _UNREADABLE
 
 
 class WalThread:
@@ -253,9 +339,10 @@ class WalThread:
         self._files = files
         self._notify = notify
         self._full = full
-        self._fatal = fatal or _end_process
+        self._fatal = fatal or self._end_process
         self._queue: SimpleQueue[Write | None] = SimpleQueue()
         self._clean = False
+        self._looked_at = float("-inf")
         self._thread = Thread(target=self._run, name="wal", daemon=True)
         self._thread.start()
 
@@ -271,6 +358,8 @@ class WalThread:
 
     def _run(self) -> None:
         try:
+            if self._files.full:
+                self._full(True)
             while self._turn():
                 pass
             self._files.close(self._clean)
@@ -284,7 +373,6 @@ class WalThread:
             gathered = [self._queue.get(timeout=FULL_CHECK_S if full else None)]
         except Empty:
             gathered = []
-            self._files.look_for_room()
         while not self._queue.empty():
             gathered.append(self._queue.get())
         writes = [write for write in gathered if write is not None]
@@ -292,11 +380,15 @@ class WalThread:
             records = tuple(record for write in writes for record in write.records)
             self._files.append(records, any(write.sync for write in writes))
             self._notify(writes[-1].upto)
+        if full and time.monotonic() - self._looked_at >= FULL_CHECK_S:
+            self._looked_at = time.monotonic()
+            self._files.look_for_room()
         if self._files.full != full:
             self._full(self._files.full)
         return len(writes) == len(gathered)
 
-
-def _end_process(error: OSError) -> None:
-    print(f"write-ahead log: {error}; the process ends, its peers go on without it", file=sys.stderr)
-    os._exit(74)
+    def _end_process(self, error: OSError) -> None:
+        words = f"the log in {self._files.folder} cannot be written: {failure(error)}"
+        others = f"Nothing that is not on disk was confirmed; the other nodes go on. {advice(error)}"
+        print(f"{words}. {others}", file=sys.stderr, flush=True)
+        os._exit(STATUS_FAILED)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from connserver.ids import GroupId
+from gossip.records import Boot
 from gossip.wal_files import WalFiles
 
 pytestmark = pytest.mark.integration
@@ -19,10 +20,10 @@ import sys
 from pathlib import Path
 from threading import Semaphore
 from gossip.protocol import Entry, Write, entry_crc
-from gossip.records import Append, Formed, Opened
+from gossip.records import Append, Boot, Formed, Opened
 from gossip.wal_files import WalFiles, WalThread
 
-opened = WalFiles.open(Path(sys.argv[1]), False, "boot")
+opened = WalFiles.open(Path(sys.argv[1]), Boot("boot", False, "demo", "n1"))
 first = opened.node.groups[0].head + 1 if 0 in opened.node.groups else 1
 room = Semaphore(4)  # as much as a core leaves unwritten
 
@@ -68,7 +69,7 @@ def test_what_was_reported_is_there_after_a_kill(tmp_path: Path) -> None:
             rest = writer.stdout.read()
             writer.wait(10)
         reported = int((line + rest).rstrip("\n").split("\n")[-1] or 0) if rest.endswith("\n") else int(line)
-        opened = WalFiles.open(folder, False, "boot")
+        opened = WalFiles.open(folder, Boot("boot", False, "demo", "n1"))
         assert opened.problems == ()
         group = opened.node.groups[GroupId(0)]
         entries = group.dense_entries()

@@ -84,7 +84,7 @@ class Mesh:
             log = Reach(host, lambda: self.now)
             host.node = GossipNode(beginning, lambda: "metrics", log, lambda group: self.archive, self.now)
             restored = replay(host.disk.records)
-            host.disk.records.append(Boot("boot", False))
+            host.disk.records.append(Boot("boot", False, host.cluster, name))
             host.encoder, host.decoder = Encoder(name), Decoder()
             host.logs = Replication(
                 name, self._boots, restored, self.log_timing, Random(self._boots), host.running.get, self.now

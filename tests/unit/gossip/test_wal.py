@@ -60,7 +60,7 @@ def segment(records: list[Record], number: int = 1, sequence: int = 1) -> bytes:
 
 
 FULL: list[Record] = [
-    Boot("boot", False),
+    Boot("boot", False, "demo", "n1"),
     NodeIncarnation(7),
     PeerIncarnation("n2", 4),
     *formed(G),

@@ -14,7 +14,7 @@ from connserver.errors import ClusterError
 from connserver.ids import GroupId
 from gossip import wal_files
 from gossip.protocol import Entry, Write, entry_crc
-from gossip.records import Append, Base, Formed, NodeIncarnation, Opened, Phase, Record
+from gossip.records import Append, Base, Boot, Formed, NodeIncarnation, Opened, Phase, Record
 from gossip.wal_files import Opened as OpenedLog
 from gossip.wal_files import WalFiles, WalThread
 
@@ -36,7 +36,7 @@ START: tuple[Record, ...] = (
 
 def reopened(folder: Path, power: bool = False, boot: str = "boot 1") -> OpenedLog:
     """Open it and let the lock go at the end of the test by garbage collection of the test's folder."""
-    return WalFiles.open(folder, power, boot)
+    return WalFiles.open(folder, Boot(boot, power, "demo", "n1"))
 
 
 def test_what_is_written_is_there_after_a_kill(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_damage_is_set_aside_and_not_read_again(tmp_path: Path) -> None:
     data[-3] ^= 1
     path.write_bytes(data)
     again = reopened(tmp_path)
-    assert "damaged records of groups [0]" in again.problems[0]
+    assert "damaged records of groups 0" in again.problems[0]
     assert (tmp_path / "damaged-1" / path.name).read_bytes() == data
     assert again.node.groups[G].phase is Phase.LOST
     again.files.close(clean=False)
