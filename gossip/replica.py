@@ -207,6 +207,8 @@ class Replica(Recovery):
         peer.contact_at = self.now
         peer.vote_until = NEVER
         peer.ready = message.ready
+        if message != peer.last_ok:
+            self.mark()  # what was quiet before is news when it is said again
         peer.last_ok = message
         if self.barriers and message.barrier[0] == self.host.incarnation:
             self.pass_barriers(message.barrier[1])

@@ -38,6 +38,8 @@ GROUP = GroupId(0)
 NAMES = ("n1", "n2", "n3")
 Bundle = tuple[int, tuple[Message, ...]]
 QUIET = ("Prepare", "PrepareOk")
+MOST_BUNDLES = 10_000
+"""In one moment: far more than any exchange takes."""
 
 
 class Stage:
@@ -58,6 +60,7 @@ class Stage:
         self.held: dict[tuple[str, str], list[Bundle]] = {}
         self.effects: dict[str, list[Effect]] = defaultdict(list)
         self.frozen: list[str] = []
+        self.synced: dict[str, set[type]] = {name: set() for name in names}  # kinds of records
         self.truth: dict[int, Entry] = {}
         self.lives = dict.fromkeys(names, 0)
         self.lines: list[str] = []
@@ -146,9 +149,12 @@ class Stage:
 
     def deliver(self) -> None:
         """Deliver all that flies, and what that makes fly."""
-        while self.flying:
+        for _ in range(MOST_BUNDLES):
+            if not self.flying:
+                return
             source, target, (incarnation, messages) = self.flying.pop(0)
             self.receive(source, target, incarnation, messages)
+        raise AssertionError("they answer each other for ever")
 
     def receive(self, source: str, target: str, incarnation: int, messages: tuple[Message, ...]) -> None:
         """One bundle arrives."""
@@ -261,7 +267,9 @@ class Stage:
         node = self.sets[name]
         for effect in node.flush(self.now):
             match effect:
-                case Write(records, upto, _):
+                case Write(records, upto, sync):
+                    if sync:
+                        self.synced[name].update(type(record) for record in records)
                     data = b"".join(self._encode(name, record) for record in records)
                     self.unwritten[name].append((upto, data))
                 case Publish(messages):

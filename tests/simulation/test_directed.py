@@ -9,9 +9,9 @@ import pytest
 from tests.simulation import mutations, traces
 
 RANDOM_ONLY = (
-    "no_match_in_transfer", "worker_kept", "no_dedup", "errors_without_barrier", "reads_before_commit",
+    "worker_kept", "no_dedup", "errors_without_barrier", "reads_before_commit",
     "replies_before_commit", "archives_uncommitted", "archive_not_fenced", "archive_always_fits",
-    "old_era_archives", "reads_outlive_their_grant",
+    "old_era_archives",
 )  # fmt: skip
 """Bugs of the models around the core: only the simulated world shows them (`scripts/simulate`)."""
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tests.simulation import directed, directed_eras
+from tests.simulation import directed, directed_eras, directed_worlds
 
-TRACES = [*directed.TRACES, *directed_eras.TRACES]
+TRACES = [*directed.TRACES, *directed_eras.TRACES, *directed_worlds.TRACES]
 
 
 def caught_by() -> str:

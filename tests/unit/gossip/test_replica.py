@@ -441,7 +441,7 @@ def test_a_handoff_waits_for_a_ready_target_and_is_called_off_in_time() -> None:
         WorkerRole.BACKUP, WorkerRole.PRIMARY, WorkerRole.DRAINING, WorkerRole.PRIMARY,
     ]  # fmt: skip
     assert stage.grant("n1") == grant
-    assert "called off" in str(stage.told("n1", Alert))
+    assert "handoff to n2 called off" in str(stage.told("n1", Alert))
     stage.submit("n1", "a")
     stage.run(30)
     assert stage.told("n1", Committed) == [Committed(GROUP, 1)]

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from gossip.protocol import ExitView, Fetch, Prepare, PrepareOk, Refusal, Refused, Status
+from gossip.protocol import (
+    BarrierPassed,
+    ExitView,
+    Fetch,
+    GetView,
+    Prepare,
+    PrepareOk,
+    RecoverResponse,
+    Refusal,
+    Refused,
+    Status,
+)
+from gossip.records import Blank, Formed, Lost, NodeIncarnation, Opened
 from gossip.replica_state import Timing
 from gossip.wal import restore
 from tests.simulation.directed import formed
@@ -31,8 +43,11 @@ def test_a_primary_elect_fetches_what_it_lacks() -> None:
     stage.submit("n1", "a", "b")
     stage.run(20)
     stage.crash("n1")
+    stage.leave_for("n2", 1)
+    stage.leave_for("n3", 1)
+    assert stage.payloads("n2") == []
     stage.heal()
-    stage.run(220)
+    stage.run(100)
     assert (stage.primary, stage.replica("n2").view) == ("n2", 1)
     assert stage.payloads("n2") == ["a", "b"]
 
@@ -130,10 +145,10 @@ def test_an_answer_that_comes_twice_begins_no_second_transfer() -> None:
     assert replica.install_write
     for name, answer in answers.items():
         replica.handle(name, answer, stage.now)
+    assert replica.transfer is None
     stage.write("n3")
     stage.run(60)
     assert replica.status is Status.NORMAL
-    assert replica.transfer is None
     stage.submit("n1", "b")
     stage.run(60)
     assert stage.payloads("n3") == ["a", "b"]
@@ -169,6 +184,46 @@ def test_nothing_is_said_in_a_life_that_is_not_on_disk() -> None:
     assert stage.primary in ("n2", "n3")
 
 
+def test_answers_of_a_life_that_is_over_do_not_count() -> None:
+    """Only a word about the incarnation itself is heard in any; with another nonce it is an answer."""
+    stage = formed()
+    stage.crash("n3")
+    stage.wipe("n3")
+    stage.restart("n3")
+    stage.run(30)
+    for name in ("n1", "n2"):
+        stage.isolate(name)
+    stage.run(200)
+    replica = stage.replica("n3")
+    recorded = stage.sets["n3"].incarnation
+    answer = RecoverResponse(GROUP, 1, 0, replica.nonce, recorded, Status.NORMAL, 0, NAMES)
+    stage.receive("n1", "n3", 1, (answer,))
+    assert not replica.answers
+    stage.receive("n1", "n3", stage.sets["n1"].incarnation, (answer,))
+    assert list(replica.answers) == ["n1"]
+
+
+def test_who_asks_for_the_view_it_is_in_is_answered() -> None:
+    """It may have left alone and not know that the view has begun."""
+    stage = formed()
+    question = GetView(GROUP, 1, 0, stage.replica("n3").log.outline(0))
+    stage.lines.clear()
+    stage.receive("n3", "n1", stage.sets["n3"].incarnation, (question,))
+    stage.deliver()
+    assert any(line.startswith("n1 > n3: View ") for line in stage.lines)
+
+
+def test_an_era_begins_without_what_was_suffered_in_the_one_before() -> None:
+    """Nor with a claim to more than nothing, where the log is empty."""
+    stage = two_disks_lost()
+    stage.replica("n1").patience = 8
+    assert stage.begin_era("n1") == ""
+    assert stage.replica("n1").patience == 1
+    other = two_disks_lost()
+    assert other.begin_era("n2", 1) == ""
+    assert (other.replica("n2").log_view, other.replica("n2").commit) == (0, 1)
+
+
 # --- idling ---
 
 
@@ -178,6 +233,7 @@ def test_an_idle_replica_needs_no_ticks() -> None:
     stage.run(500)
     for name in NAMES:
         assert stage.replica(name).idle_until > stage.now, name
+        assert stage.sets[name].counters["quiet_bundles"] > 10, name
 
 
 def test_one_node_needs_no_ticks_and_no_heartbeats() -> None:
@@ -254,6 +310,19 @@ def test_repeated_words_are_one_object() -> None:
     assert (type(said[0]), type(said[1])) == (Prepare, PrepareOk)
 
 
+def test_records_that_a_history_hangs_on_are_synced_in_every_mode() -> None:
+    """A first start, a new era, a lost disk: what is agreed with others must outlive the machine."""
+    stage = two_disks_lost()
+    assert {Formed, Opened, Lost, NodeIncarnation} <= stage.synced["n2"]
+    for name in NAMES:
+        stage.synced[name].clear()
+    assert stage.begin_era("n1") == ""
+    assert stage.synced["n1"] == {Formed}
+    stage.run(600)
+    assert {Formed, Opened} <= stage.synced["n2"]
+    assert {Blank} & (stage.synced["n2"] | stage.synced["n3"])
+
+
 def test_a_truncated_log_is_truncated_on_disk_too() -> None:
     """Else the segments that hold it could never go."""
     stage = formed()
@@ -265,7 +334,47 @@ def test_a_truncated_log_is_truncated_on_disk_too() -> None:
         assert restore([(1, stage.disks[name])]).node.groups[GROUP].base == 14
 
 
+def test_barriers_count_under_a_primary_of_a_lower_incarnation() -> None:
+    """n1 has restarted and n2 has not: what was heard of n1's barriers means nothing under n2."""
+    stage = formed("n1", "n2", "n3")
+    stage.crash("n1")
+    stage.restart("n1")
+    stage.attach("n1")
+    stage.run(300)
+    stage.leave_for("n1", 3)
+    stage.leave_for("n3", 3)
+    stage.run(200)
+    assert stage.primary == "n1"
+    stage.barrier("n1", 1)
+    stage.run(60)
+    assert len(stage.told("n1", BarrierPassed)) == 1
+    assert stage.sets["n1"].incarnation > stage.sets["n2"].incarnation
+    stage.attach("n2")
+    stage.leave_for("n2", 4)
+    stage.leave_for("n3", 4)
+    stage.run(60)
+    stage.crash("n1")
+    assert stage.primary == "n2"
+    stage.barrier("n2", 1)
+    stage.run(60)
+    assert len(stage.told("n2", BarrierPassed)) == 1
+
+
 # --- handing over ---
+
+
+def test_a_ready_worker_is_known_to_the_primary_at_once() -> None:
+    """It may be waiting for somebody to hand over to."""
+    stage = formed("n1")
+    stage.run(300)
+    assert not stage.replica("n1").peers["n2"].ready
+    stage.attach("n2")
+    stage.deliver()
+    assert stage.replica("n1").peers["n2"].ready
+    stage.sets["n2"].detach(GROUP, stage.now)
+    stage._perform("n2")
+    stage.deliver()
+    assert not stage.replica("n1").peers["n2"].ready
 
 
 def test_a_full_disk_keeps_looking_for_a_successor() -> None:
