@@ -342,7 +342,7 @@ class Cluster:
             worker.close()
         for each in self._closing:
             each.close()
-        self.context.term()
+        self.context.destroy(linger=0)
         shutil.rmtree(self.folder)
 
 
