@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -37,6 +38,7 @@ def main() -> int:
     if options.list:
         print("workloads: ", *WORKLOADS, "\nfaults:    ", *FAULTS, "\ncontrols:  ", *CONTROLS)
         return 0
+    signal.signal(signal.SIGTERM, end)
     given = with_control(options.control) if options.control else {}
     more = f'[replication]\ndurability = "{options.durability}"\n'
     with new_world(groups=options.groups, more=more, **given) as world:
@@ -48,6 +50,12 @@ def main() -> int:
         print(f"{options.control} was {'NOT caught' if good else 'caught'}")
         return int(good)
     return int(not good)
+
+
+def end(number: int, frame: object) -> None:
+    """Asked to end, it takes its cluster and its namespaces with it."""
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)
 
 
 def arguments() -> argparse.Namespace:
