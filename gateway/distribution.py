@@ -122,7 +122,7 @@ class Distribution:
         if found is None:
             return
         client, line = found
-        line.bind(str(body["resume"]), str(body["user"]), body.get("roles"))
+        line.bind(str(body["resume"]))
         line.encoding = int(client.session.encoding or 0)
         self._drop_implicit(link, line)
         client.bound()

@@ -7,7 +7,7 @@ from typing import Final, TypeAlias
 
 from connserver.limits import BATCH_ITEMS
 from connserver.messages import RequestKind, Requests
-from connserver.model import Value, pack
+from connserver.model import pack
 
 BATCH_BYTES: Final = 4 << 20
 """Bodies in one message to a worker: what it reads in one go, far below WIRE_MESSAGE_BYTES."""
@@ -22,9 +22,9 @@ LOGINS: Final = (int(RequestKind.LOGIN), int(RequestKind.RESUME))
 class Line:
     """One connection, with its unanswered requests by sequence, in order.
 
-    `token` is the session's newest resume token, "" while there is no session; `user` and `roles` those
-    it was begun with; `last_event` the number of the last direct event the client was sent;
-    `link_attempt` says which attempt of its link has been told all this.
+    `token` is the session's newest resume token, "" while there is no session; `last_event` the number
+    of the last direct event the client was sent; `link_attempt` says which attempt of its link has been told
+    all this.
     """
 
     __slots__ = (
@@ -34,10 +34,8 @@ class Line:
         "link_attempt",
         "number",
         "pending",
-        "roles",
         "sequence",
         "token",
-        "user",
     )
 
     def __init__(self, number: int) -> None:
@@ -46,8 +44,6 @@ class Line:
         self.sequence = 0
         self.pending: dict[int, Pending] = {}
         self.token = ""
-        self.user = ""
-        self.roles: Value = None
         self.encoding = 0
         self.last_event = 0
         self.link_attempt = 0
@@ -57,11 +53,11 @@ class Line:
         """Since when the oldest unanswered request waits; infinite if there is none."""
         return next(iter(self.pending.values()))[2] if self.pending else inf
 
-    def bind(self, token: str, user: str, roles: Value) -> None:
+    def bind(self, token: str) -> None:
         """The connection has this session now; of another one its direct events are counted anew."""
         if token.partition(".")[0] != self.token.partition(".")[0]:
             self.last_event = 0
-        self.token, self.user, self.roles = token, user, roles
+        self.token = token
 
     def rebind(self) -> bytes:
         """What a new grant is told of this connection's session."""
@@ -69,8 +65,6 @@ class Line:
             {
                 "resume": self.token,
                 "rebind": True,
-                "user": self.user,
-                "roles": self.roles,
                 "encoding": self.encoding,
                 "n": self.last_event,
             }

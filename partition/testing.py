@@ -311,8 +311,6 @@ class TestWorld:
         body: Message = {
             "resume": client.token,
             "rebind": True,
-            "user": client.user,
-            "roles": [],
             "encoding": 3,
             "n": client.last_event,
         }

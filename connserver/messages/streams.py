@@ -18,7 +18,7 @@ class RequestKind(IntEnum):
     `message` is the login message to answer; without it the login is implicit."""
     RESUME = 2
     """`{resume, n, rooms, encoding, message}`: bind this connection to a living session.
-    With `rebind` (and `user`, `roles`, no `message`): the gateway tells a new grant what this
+    With `rebind` (and no `message`): the gateway tells a new grant what this
     connection is bound to."""
     REJECTED = 3
     """A refused message: the finished error reply, sent back in its order."""

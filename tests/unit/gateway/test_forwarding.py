@@ -314,8 +314,6 @@ def test_a_new_grant_is_told_of_every_session_and_then_of_every_unanswered_reque
     assert unpack(message.bodies[0]) == {
         "resume": "00000000000000aa.s",
         "rebind": True,
-        "user": "",
-        "roles": None,
         "encoding": 2,
         "n": 17,
     }
