@@ -1,4 +1,4 @@
-"""Loading plugins: a folder with a `plugin.toml` and Python code becomes part of a table.
+"""Loading plugins: a folder with a `plugin.toml` and code becomes part of a table.
 
 Guards two rules. A plugin that cannot be loaded changes nothing, and the error says file, line and
 reason. Two plugins, or two versions of one, never share a module: each loading imports the folder
@@ -8,41 +8,27 @@ as a package with a name of its own, so that `from . import rules` finds the plu
 from __future__ import annotations
 
 import importlib
-import re
 import sys
-import tomllib
 import traceback
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from connserver.errors import PluginLoadError
-from connserver.limits import PLUGIN_FILE_BYTES
 from connserver.plugin.declare import Plugin
 from partition.assembly import assemble
+from partition.manifest import CLASSIC, NATIVE, PYTHON, Manifest, read_manifest
 from partition.table import PluginTable
 
-MANIFEST = "plugin.toml"
-KEYS = frozenset({"name", "version", "language", "entry", "needs", "description"})
+__all__ = ["Manifest", "import_plugin", "load_manifest", "load_plugin", "load_plugins", "read_manifest"]
+
 PACKAGE = "connserver_plugin"
+HOSTS = {NATIVE: ("partition.native", "load_library"), CLASSIC: ("partition.classic", "load_module")}
+"""Who loads what is not Python: a module and its function, from a Manifest to a Plugin."""
 
 _numbers = count(1)
-_entry = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\.py\Z").match
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What plugin.toml says. `needs`: plugins that have to be attached too."""
-
-    folder: Path
-    name: str
-    version: str
-    language: str
-    entry: str
-    needs: tuple[str, ...]
 
 
 def load_plugins(folders: Iterable[Path]) -> PluginTable:
@@ -52,12 +38,10 @@ def load_plugins(folders: Iterable[Path]) -> PluginTable:
     for manifest in manifests:
         for needed in manifest.needs:
             if needed not in names:
-                raise _error(
-                    manifest.folder, f"plugin {manifest.name} needs plugin {needed}, which is not attached"
-                )
+                manifest.refuse(f"plugin {manifest.name} needs plugin {needed}, which is not attached")
     before = set(sys.modules)
     try:
-        return assemble([import_plugin(manifest) for manifest in manifests])
+        return assemble([load_manifest(manifest) for manifest in manifests])
     except BaseException:
         for name in set(sys.modules) - before:
             if name.startswith(PACKAGE):
@@ -65,49 +49,24 @@ def load_plugins(folders: Iterable[Path]) -> PluginTable:
         raise
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """Read and check plugin.toml; PluginLoadError says what is wrong with it."""
-    file = folder / MANIFEST
+def load_plugin(folder: Path) -> Plugin:
+    """What the plugin in this folder declares, whatever it is written in; PluginLoadError."""
+    return load_manifest(read_manifest(Path(folder)))
+
+
+def load_manifest(manifest: Manifest) -> Plugin:
+    """The same for a manifest that was read already."""
+    if manifest.language == PYTHON:
+        return import_plugin(manifest)
+    module, function = HOSTS[manifest.language]
     try:
-        if file.stat().st_size > PLUGIN_FILE_BYTES:
-            raise _error(folder, f"it is larger than {PLUGIN_FILE_BYTES} bytes")
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PluginLoadError(f"{file}: cannot be read: {error.strerror}; is {folder} a plugin?") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise _error(folder, str(error)) from None
-    unknown = sorted(set(content) - KEYS)
-    if unknown:
-        raise _error(folder, f"{unknown[0]!r} is not known; a plugin has {', '.join(sorted(KEYS))}")
-    for key in ("name", "version", "language", "entry"):
-        if not isinstance(content.get(key), str) or not content[key]:
-            raise _error(folder, f'{key} = "…" is missing')
-    needs = content.get("needs", [])
-    if not isinstance(needs, list) or not all(isinstance(name, str) for name in needs):
-        raise _error(folder, 'needs is a list of plugin names: needs = ["chat"]')
-    manifest = Manifest(
-        folder.resolve(),
-        content["name"],
-        content["version"],
-        content["language"],
-        content["entry"],
-        tuple(needs),
-    )
-    _check_language(manifest)
-    return manifest
-
-
-def _check_language(manifest: Manifest) -> None:
-    if manifest.language == "c++":
-        raise _error(manifest.folder, "plugins in C++ cannot be attached to this version; Python plugins can")
-    if manifest.language != "python":
-        raise _error(manifest.folder, f'language = {manifest.language!r} is not known; write "python"')
-    if not _entry(manifest.entry):
-        raise _error(
-            manifest.folder, f"entry = {manifest.entry!r}: the name of a Python file in the folder is wanted"
-        )
-    if not (manifest.folder / manifest.entry).is_file():
-        raise _error(manifest.folder, f"entry = {manifest.entry!r}: there is no such file in the folder")
+        # only who has such a plugin pays for its host, or needs to have it installed
+        host = importlib.import_module(module)
+    except ImportError as error:
+        manifest.refuse(f"plugins with language = {manifest.language!r} cannot be attached here: {error}")
+    plugin: Plugin = getattr(host, function)(manifest)
+    _check_names(plugin, manifest)
+    return plugin
 
 
 def import_plugin(manifest: Manifest) -> Plugin:
@@ -154,20 +113,18 @@ def _import_failure(manifest: Manifest, error: BaseException) -> str:
 def _plugin_of(module: ModuleType, manifest: Manifest) -> Plugin:
     found: dict[int, Any] = {id(value): value for value in vars(module).values() if isinstance(value, Plugin)}
     if len(found) != 1:
-        raise _error(
-            manifest.folder,
+        manifest.refuse(
             f"{manifest.entry} makes {len(found)} plugins; one is wanted: "
-            f'plugin = Plugin("{manifest.name}", version="{manifest.version}")',
+            f'plugin = Plugin("{manifest.name}", version="{manifest.version}")'
         )
     plugin: Plugin = next(iter(found.values()))
-    if (plugin.name, plugin.version) != (manifest.name, manifest.version):
-        raise _error(
-            manifest.folder,
-            f"it names {manifest.name} {manifest.version}, but {plugin.place.file}:{plugin.place.line} makes "
-            f"{plugin.name} {plugin.version}",
-        )
+    _check_names(plugin, manifest)
     return plugin
 
 
-def _error(folder: Path, reason: str) -> PluginLoadError:
-    return PluginLoadError(f"{folder / MANIFEST}: {reason}")
+def _check_names(plugin: Plugin, manifest: Manifest) -> None:
+    if (plugin.name, plugin.version) != (manifest.name, manifest.version):
+        manifest.refuse(
+            f"it names {manifest.name} {manifest.version}, but {plugin.place.file}:{plugin.place.line} makes "
+            f"{plugin.name} {plugin.version}"
+        )

@@ -33,7 +33,7 @@ from partition.effects import Background, Caller
 from partition.group import Group
 from partition.incident_file import IncidentFile
 from partition.intake import Intake
-from partition.loader import read_manifest
+from partition.manifest import read_manifest
 from partition.peers import Peers, Send
 from partition.retained import Receipts
 from partition.serving import Log, Serving

@@ -32,7 +32,7 @@ from partition.context import oid_of
 from partition.dispatch import Dispatcher
 from partition.effects import Background, Caller, Outcome
 from partition.group import Group
-from partition.loader import import_plugin, read_manifest
+from partition.loader import load_plugin
 from partition.objects import Store
 from partition.turn import Turn
 
@@ -85,10 +85,7 @@ class TestWorld:
     def __init__(
         self, plugins: Iterable[str | Path | Plugin], partitions: int = 2, *, seed: int = 1, now: float = 1e9
     ) -> None:
-        found = [
-            plugin if isinstance(plugin, Plugin) else import_plugin(read_manifest(Path(plugin)))
-            for plugin in plugins
-        ]
+        found = [plugin if isinstance(plugin, Plugin) else load_plugin(Path(plugin)) for plugin in plugins]
         self.plugins = assemble(found)
         self.now = now
         self.steps = 0

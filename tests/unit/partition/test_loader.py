@@ -5,11 +5,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from textwrap import dedent
+from types import ModuleType
 
 import pytest
 
 from connserver.errors import PluginLoadError
-from partition.loader import PACKAGE, load_plugins, read_manifest
+from connserver.plugin import Plugin
+from partition.loader import HOSTS, PACKAGE, load_plugin, load_plugins
+from partition.manifest import Manifest, read_manifest
 
 HEAD = """
 from __future__ import annotations
@@ -192,10 +195,8 @@ def test_plugins_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
         ("name = ", "Invalid value|at line 1"),
         ('name = "x"', 'version = "…" is missing'),
         ('colour = "red"', "'colour' is not known"),
-        (
-            'name = "x"\nversion = "1"\nlanguage = "c++"\nentry = "a.so"',
-            "C\\+\\+ cannot be attached to this version",
-        ),
+        ('name = "x"\nversion = "1"\nlanguage = "c++"\nentry = "a.so"', "no such file"),
+        ('name = "x"\nversion = "1"\nlanguage = "c++"\nentry = "../a.so"', "name of a shared library"),
         ('name = "x"\nversion = "1"\nlanguage = "lua"\nentry = "a.lua"', "'lua' is not known"),
         ('name = "x"\nversion = "1"\nlanguage = "python"\nentry = "../a.py"', "name of a Python file"),
         ('name = "x"\nversion = "1"\nlanguage = "python"\nentry = "a.py"', "no such file"),
@@ -211,6 +212,29 @@ def test_the_manifest_is_checked(tmp_path: Path, text: str, reason: str) -> None
     with pytest.raises(PluginLoadError, match=reason) as caught:
         read_manifest(tmp_path)
     assert str(tmp_path / "plugin.toml") in str(caught.value)
+
+
+@pytest.mark.parametrize("language", sorted(HOSTS))
+def test_another_language_is_loaded_by_its_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, language: str
+) -> None:
+    place = folder(tmp_path, "", language=language)
+    host = ModuleType("a_host")
+    made: list[str] = []
+
+    def load(manifest: Manifest) -> Plugin:
+        made.append(manifest.entry)
+        return Plugin(manifest.name, version="2.0" if len(made) > 1 else manifest.version)
+
+    vars(host)[HOSTS[language][1]] = load
+    monkeypatch.setitem(sys.modules, HOSTS[language][0], host)
+    assert load_plugin(place).name == "game"
+    with pytest.raises(PluginLoadError, match=r"names game 1.0, but .* makes game 2.0"):
+        load_plugin(place)
+    monkeypatch.setitem(sys.modules, HOSTS[language][0], None)
+    with pytest.raises(PluginLoadError, match="cannot be attached here"):
+        load_plugin(place)
+    assert made == ["main.py", "main.py"]
 
 
 def test_manifest_and_code_have_to_agree(tmp_path: Path) -> None:
