@@ -39,6 +39,9 @@ DETECTION_SKIP_BYTES = 16
 """BOM and blank bytes skipped before an encoding is decided."""
 KEPT_REPLIES = 128
 """Replies of a session kept for exactly-once; a client may have this many requests in doubt."""
+USER_NAME_CHARS = 64
+"""Longest user name: names are hashed, logged and shown."""
+
 ROOM_NAME_CHARS = 128
 """Length of a room's name and of a volatile key."""
 ROOM_HISTORY = 256

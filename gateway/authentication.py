@@ -18,11 +18,8 @@ from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
 from connserver.config import AuthConfig
 from connserver.errors import ClientError, ConfigError, Fault
-from connserver.limits import GUEST_ROLE
+from connserver.limits import GUEST_ROLE, USER_NAME_CHARS
 from connserver.model import Message, is_name
-
-USER_CHARS: Final = 64
-"""Longest user name: names are hashed, logged and shown."""
 
 ROLES: Final = 32
 """Most roles a token may give; they are kept with every session."""
@@ -153,8 +150,8 @@ def authenticator(config: AuthConfig, nonce: Callable[[], str]) -> Authenticator
 
 def user_name(value: object, error: str) -> str:
     """A user name that can be hashed, logged and shown; ClientError `error` otherwise."""
-    if type(value) is not str or not 0 < len(value) <= USER_CHARS or not value.isprintable():
-        raise ClientError(error, f"a user name is 1 to {USER_CHARS} printable characters")
+    if type(value) is not str or not 0 < len(value) <= USER_NAME_CHARS or not value.isprintable():
+        raise ClientError(error, f"a user name is 1 to {USER_NAME_CHARS} printable characters")
     if value != value.strip():
         raise ClientError(error, "a user name neither begins nor ends with white space")
     return value

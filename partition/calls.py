@@ -157,6 +157,20 @@ class Calls:
         again = {"continuation": oid, "value": parked["value"], "error": parked["error"]}
         self._resulted(again, True)
 
+    def describe_parked(self) -> list[dict[str, Any]]:
+        """What is parked, for an operator, in the order of ids; times are not kept, incidents are."""
+        return [
+            {
+                "call": format_oid(oid),
+                "object": format_oid(kept["origin"]),
+                "then": kept["then"],
+                "user": kept["caller"]["name"],
+                "incident": kept["parked"]["incident"] or "",
+            }
+            for oid, kept in sorted(self.ledger.of_kind(CONTINUATION))
+            if kept.get("parked")
+        ]
+
     def _waiting(self, oid: int) -> Fields | None:
         return self.ledger.read(ObjectId(oid), CONTINUATION)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from connserver.ids import format_oid, object_id, parse_oid
-from connserver.limits import ADMIN_ROWS
+from connserver.limits import ADMIN_ROWS, ROOM_NAME_CHARS, ROOM_WHO_PAGE, USER_NAME_CHARS
 from partition.effects import Outcome
 from partition.group import Group
 
@@ -66,6 +66,10 @@ def _retry(group: Group, arguments: Arguments, now: float) -> Any:
 
 
 def _sessions(group: Group, arguments: Arguments, now: float) -> Any:
+    after = _text(arguments, "after", 32)
+    above = parse_oid(after) if after else -1
+    found = [session for session in group.sessions.everyone() if session.oid > above]
+    found.sort(key=lambda session: session.oid)
     rows = [
         {
             "session": format_oid(session.oid),
@@ -74,13 +78,40 @@ def _sessions(group: Group, arguments: Arguments, now: float) -> Any:
             "connected": session.place is not None,
             "rooms": sorted(session.rooms),
         }
-        for session in group.sessions.everyone()[:ADMIN_ROWS]
+        for session in found[:ADMIN_ROWS]
     ]
-    return {"sessions": rows}
+    return {"sessions": rows, "next": rows[-1]["session"] if len(found) > len(rows) else ""}
 
 
 def _rooms(group: Group, arguments: Arguments, now: float) -> Any:
-    return {"rooms": [group.rooms.describe(name) for name in group.rooms.names()[:ADMIN_ROWS]]}
+    after = _text(arguments, "after", ROOM_NAME_CHARS)
+    names = [name for name in group.rooms.names() if name > after]
+    page = names[:ADMIN_ROWS]
+    return {
+        "rooms": [group.rooms.describe(name) for name in page],
+        "next": page[-1] if len(names) > len(page) else "",
+    }
+
+
+def _members(group: Group, arguments: Arguments, now: float) -> Any:
+    after = _text(arguments, "after", USER_NAME_CHARS)
+    members, more = group.rooms.who(_text(arguments, "room", ROOM_NAME_CHARS), after, ROOM_WHO_PAGE)
+    return {"members": members, "next": members[-1] if more else ""}
+
+
+def _parked(group: Group, arguments: Arguments, now: float) -> Any:
+    after = _text(arguments, "after", 32)
+    above = parse_oid(after) if after else -1
+    rows = [row for row in group.calls.describe_parked() if parse_oid(row["call"]) > above]
+    page = rows[:ADMIN_ROWS]
+    return {"calls": page, "next": page[-1]["call"] if len(rows) > len(page) else ""}
+
+
+def _text(arguments: Arguments, name: str, most: int) -> str:
+    value = arguments.get(name, "")
+    if not isinstance(value, str) or len(value) > most:
+        raise ValueError(f"{name}: a text of at most {most} characters is wanted")
+    return value
 
 
 def _oid(arguments: Arguments) -> int:
@@ -99,4 +130,6 @@ COMMANDS: dict[str, Callable[[Group, Arguments, float], Any]] = {
     "worker.retry": _retry,
     "worker.sessions": _sessions,
     "worker.rooms": _rooms,
+    "worker.members": _members,
+    "worker.parked": _parked,
 }

@@ -33,8 +33,12 @@ REPORTING = [
     ["recover"],
     ["drill"],
     ["plugin", "list"],
+    *(["session", action] for action in ("list", "kick")),
+    *(["room", action] for action in ("list", "who")),
+    *(["call", action] for action in ("list", "retry")),
     *(["object", action] for action in ("get", "list", "put", "delete")),
 ]
+ACTIONS = [command for command in REPORTING if len(command) > 1]
 
 FAULTS = """\
 [cluster]
@@ -71,7 +75,7 @@ def single() -> Iterator[Cluster]:
 
 
 class TestHelp:
-    @pytest.mark.parametrize("command", [[name] for name in COMMANDS] + REPORTING[-5:], ids=" ".join)
+    @pytest.mark.parametrize("command", [[name] for name in COMMANDS] + ACTIONS, ids=" ".join)
     def test_every_command_has_an_example(self, command: list[str]) -> None:
         done = run(*command, "--help")
         assert done.returncode == 0
@@ -227,6 +231,25 @@ class TestLookingIn:
         done = single.cli("object", "get", oid)
         assert done.returncode == 1
         assert oid in done.stderr
+
+    def test_who_is_there_and_who_has_to_go(self, single: Cluster) -> None:
+        single.cli("client", given='login user="mallory"\nroom.join room="den"\n')
+        (row,) = single.ask("session", "list", "--user", "mallory")["sessions"]
+        assert (row["user"], row["group"]) == ("mallory", 0) and "den" in row["rooms"]
+        assert row["session"] in single.cli("session", "list").stdout
+        assert "mallory" in single.ask("room", "who", "den")["members"]
+        assert "den" in [room["room"] for room in single.ask("room", "list")["rooms"]]
+        assert single.ask("session", "kick", "mallory") == {"user": "mallory", "sessions": 1}
+        assert single.ask("session", "list", "--user", "mallory")["sessions"] == []
+        assert "mallory" not in single.ask("room", "who", "den")["members"]
+        again = single.cli("session", "kick", "mallory")
+        assert again.returncode == 1 and "mallory has no session" in again.stderr
+
+    def test_no_call_is_parked(self, single: Cluster) -> None:
+        assert single.ask("call", "list") == {"calls": []}
+        done = single.cli("call", "retry", "0000000000000001")
+        assert done.returncode == 1 and "no parked call" in done.stderr
+        assert single.cli("call", "retry", "nonsense").returncode == 2
 
     def test_fields_have_to_be_json(self, single: Cluster) -> None:
         assert single.cli("object", "put", "new", "--kind", "thing", "{zone").returncode == 2
