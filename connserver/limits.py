@@ -48,6 +48,16 @@ ROOM_HISTORY = 256
 """Events a room keeps for history and resume."""
 ROOM_WHO_PAGE = 256
 """Members in one page of room.who."""
+ROOM_VALUES_PER_MEMBER = 64
+"""Volatile keys of one member in a room: of more, the oldest is taken away."""
+ROOM_OWN_VALUES = 16_384
+"""Volatile keys that belong to a room itself, set by plugins; of more, the oldest is taken away."""
+ROOM_VALUE_BYTES = 8_192
+"""Packed size of one volatile value: it is sent again at every change, up to twenty times a second."""
+ROOM_STATE_BYTES = 49_152
+"""Changes in one `room.state`; of more, several are sent, each within what a client takes by default."""
+ROOMS_PER_SESSION = 1_024
+"""Rooms that one session may be in: they are kept with it, and each is told when it ends."""
 GUEST_ROLE = "guest"
 """Role of a user without a name of their own; their object is removed with their last session."""
 SESSIONS_PER_USER = 64

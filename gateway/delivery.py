@@ -3,7 +3,7 @@
 Guards three rules. A broadcast is encoded once per encoding, however many clients get it. All that a
 loop turn has for a client leaves in one write. And a client that does not read costs nobody else
 anything: its volatile values are replaced by newer ones instead of queueing, and beyond the unsent
-limit it is disconnected (its session can be resumed).
+limit it is disconnected with code 1013 (its session can be resumed).
 """
 
 from __future__ import annotations
@@ -93,7 +93,12 @@ class Outbox:
 
 
 def _merged(older: Message, newer: Message) -> Message | None:
-    """One state with the latest change of each sender and key; None if there are too many."""
+    """One state with the latest change of each sender and key; None if there are too many.
+
+    One that says all there is (`all`) needs nothing before it, and what follows it keeps that word.
+    """
+    if newer.get("all"):
+        return newer
     changes: dict[tuple[object, object], Value] = {}
     for message in (older, newer):
         listed = message.get("changes")
@@ -102,4 +107,5 @@ def _merged(older: Message, newer: Message) -> Message | None:
                 changes[str(change.get("from")), str(change.get("key"))] = change
     if len(changes) > VOLATILE_CHANGES:
         return None
-    return {**newer, "changes": list(changes.values())}
+    whole: Message = {"all": True} if older.get("all") else {}
+    return {**newer, **whole, "changes": list(changes.values())}

@@ -16,6 +16,7 @@ from connserver.encodings import encode
 from connserver.model import Message
 from gateway.connection import Connection
 from gateway.delivery import Broadcast, Outbox
+from gateway.effects import Shut
 from gateway.session import Session
 from gateway.tls import Channel
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 NOTSENT_LOWAT_BYTES: Final = 16_384
 """What the kernel may hold unsent: beyond it stale volatile values can still be replaced here."""
+
+TOO_SLOW: Final = Shut(1013, "unread output is over its limit: resume", spoken=True)
+"""The end of a connection whose client does not read. It comes after what is unread, if that is ever read."""
 
 noise = telemetry.RateLimited(telemetry.get_logger(__name__), per_s=1.0, burst=20)
 
@@ -83,10 +87,16 @@ class Speaker(asyncio.Protocol):
         if not payloads or self._transport.is_closing():
             return
         self._write(self._framing.send(payloads))
+        if self.session.is_closed:
+            return
         if self.is_blocked and self._unsent > self._gateway.rules.limits.unsent_bytes:
             noise.info("client.too_slow", connection=self.number, unsent=self._unsent)
             self._gateway.counts.too_slow += 1
-            self._transport.abort()
+            self.shut(TOO_SLOW)
+
+    def shut(self, effect: Shut) -> None:
+        """Say why, then close in order."""
+        raise NotImplementedError
 
     @property
     def _unsent(self) -> int:

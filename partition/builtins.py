@@ -12,8 +12,14 @@ from typing import TYPE_CHECKING
 from connserver.errors import ClientError
 from connserver.hello import greet
 from connserver.ids import named_id
-from connserver.limits import ROOM_HISTORY, ROOM_NAME_CHARS, ROOM_WHO_PAGE
-from connserver.model import RESERVED, Message, Value
+from connserver.limits import (
+    ROOM_HISTORY,
+    ROOM_NAME_CHARS,
+    ROOM_VALUE_BYTES,
+    ROOM_WHO_PAGE,
+    ROOMS_PER_SESSION,
+)
+from connserver.model import RESERVED, Message, Value, pack
 from partition.questions import Question
 from partition.sessions import Session
 
@@ -83,6 +89,8 @@ def room_join(group: Group, session: Session, question: Question, fields: Messag
     _arguments(fields, "room", "history")
     room = _room(fields)
     history = _whole(fields, "history", 0, ROOM_HISTORY)
+    if room not in session.rooms and len(session.rooms) >= ROOMS_PER_SESSION:
+        raise ClientError("conflict", f"this session is in {ROOMS_PER_SESSION} rooms; leave one first")
     group.join_room(session, room, question, history)
     return None
 
@@ -130,6 +138,8 @@ def room_update(group: Group, session: Session, question: Question, fields: Mess
         raise ClientError("bad_argument", f"key: a name of 1 to {ROOM_NAME_CHARS} characters is wanted")
     _member(session, room)
     value: Value = fields.get("value")
+    if len(pack({"value": value})) > ROOM_VALUE_BYTES:
+        raise ClientError("too_large", f"value: a volatile value has at most {ROOM_VALUE_BYTES} bytes")
     group.update_room(room, session.oid, session.name, key, value)
     return {}
 

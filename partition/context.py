@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from math import isfinite
 from random import Random
 from typing import Any, TypeVar, cast
 
 from connserver.ids import ObjectId, named_id, parse_oid
-from connserver.limits import CALLBACK_EFFECTS, ROOM_NAME_CHARS
-from connserver.model import Message, is_name
+from connserver.limits import CALLBACK_EFFECTS, LARGEST_INTEGER, ROOM_NAME_CHARS, ROOM_VALUE_BYTES
+from connserver.model import Message, is_name, pack
 from connserver.plugin.context import Callback, Context, Log, Objects, Room, Target, Timer
 from connserver.plugin.objects import Object
 from connserver.plugin.references import Ref
@@ -26,6 +27,7 @@ from partition.effects import (
     Call,
     Caller,
     Effect,
+    Look,
     RoomJoin,
     RoomSend,
     RoomUpdate,
@@ -146,6 +148,17 @@ class RunContext(Context):
         if not isinstance(name, str) or not 0 < len(name) <= ROOM_NAME_CHARS:
             raise ValueError(f"{name!r} is no room: a name of 1 to {ROOM_NAME_CHARS} characters is wanted")
         return RunRoom(self, str(outgoing(name)))
+
+    def view(self, center: tuple[float, float] | None, radius: float = 0.0) -> None:
+        session = self._caller.session
+        if not session:
+            raise ValueError("no session calls here, so there is no view to set")
+        view = None
+        if center is not None:
+            if not 0 <= radius <= LARGEST_INTEGER:
+                raise ValueError(f"{radius!r} is no radius: a number from 0 on is wanted")
+            view = (*_place(center), float(radius))
+        self.add(Look(session=session, view=view))
 
     def tell(self, user: Target, msg: str, /, **fields: Any) -> None:
         if not is_name(msg):
@@ -304,6 +317,17 @@ def _values(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value.ref if isinstance(value, Object) else value for name, value in fields.items()}
 
 
+def _place(at: tuple[float, float]) -> tuple[float, float]:
+    """A place in the plane; ValueError for what is none."""
+    try:
+        x, y = map(float, at)
+    except (TypeError, ValueError):
+        raise ValueError(f"{at!r} is no place: (x, y) is wanted, two numbers") from None
+    if not (isfinite(x) and isfinite(y) and max(abs(x), abs(y)) <= LARGEST_INTEGER):
+        raise ValueError(f"{at!r} is no place: x and y are finite, within ±(2^53-1)")
+    return x, y
+
+
 class RunRoom(Room):
     """`ctx.room(name)`."""
 
@@ -322,8 +346,11 @@ class RunRoom(Room):
     def update(self, key: str, value: Any, *, at: tuple[float, float] | None = None) -> None:
         if not isinstance(key, str) or not 0 < len(key) <= ROOM_NAME_CHARS:
             raise ValueError(f"{key!r} is no key: a name of 1 to {ROOM_NAME_CHARS} characters is wanted")
-        place = None if at is None else (float(at[0]), float(at[1]))
-        self._context.add(RoomUpdate(room=self._name, key=key, value=outgoing(value), at=place))
+        checked = outgoing(value)
+        if len(pack({"value": checked})) > ROOM_VALUE_BYTES:
+            raise ValueError(f"the value of {key!r} is larger than {ROOM_VALUE_BYTES} bytes; send it instead")
+        place = None if at is None else _place(at)
+        self._context.add(RoomUpdate(room=self._name, key=key, value=checked, at=place))
 
     def join(self, user: Target) -> None:
         self._context.add(RoomJoin(room=self._name, user=oid_of(user), join=True))

@@ -48,10 +48,10 @@ class CourierService:
     def send(self, target: int, parcels: list[tuple[int, bytes]]) -> None:
         """Parcels that have just been committed."""
         self._used[target] = self._loop.time()
-        courier = self._couriers.get(target)
-        if courier is None:
+        if target not in self._couriers:
             self.open(target)
-        else:
+        courier = self._couriers.get(target)
+        if courier is not None:
             courier.send(parcels)
 
     def open(self, target: int) -> None:

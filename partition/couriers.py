@@ -7,6 +7,7 @@ now; the target's cursor drops what it has already had.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 
 from connserver import sockets
@@ -30,6 +31,9 @@ OPEN_AGAIN_S = 0.2
 GREET_S = 1.0
 PARCELS_AT_ONCE = 512
 """Parcels in one message, so that a long outage is not one huge message at its end."""
+
+VOLATILE_WAITING = 1_024
+"""Volatile parcels that wait for a stream to begin; of more the oldest are lost."""
 
 Waiting = Callable[[int], list[tuple[int, bytes]]]
 Done = Callable[[int, int], None]
@@ -60,6 +64,7 @@ class Courier:
         self._met = met
         self._duplex: Duplex | None = None
         self._is_met = False
+        self._volatile: deque[tuple[int, bytes]] = deque(maxlen=VOLATILE_WAITING)
         self._asked = 0.0
         self._greeted = 0.0
         identity = b"group:%d:%x:%x" % (group, boot, route.grant)
@@ -67,8 +72,10 @@ class Courier:
         self.tick()
 
     def send(self, parcels: list[tuple[int, bytes]]) -> None:
-        """Bring committed parcels; before the other side has said its cursor they wait in the outbox."""
+        """Bring committed parcels; before the other side has said its cursor they wait in the outbox,
+        and volatile ones, which are in none, here."""
         if self._duplex is None or not self._is_met:
+            self._volatile.extend(parcel for parcel in parcels if not parcel[0])
             return
         for start in range(0, len(parcels), PARCELS_AT_ONCE):
             part = parcels[start : start + PARCELS_AT_ONCE]
@@ -129,4 +136,5 @@ class Courier:
         self._met(message.target, message.upto)
         # the stream begins with the first that waits; what commits from now on follows it
         self._is_met = True
-        self.send(self._waiting(self.route.group))
+        volatile, self._volatile = list(self._volatile), deque(maxlen=VOLATILE_WAITING)
+        self.send([*self._waiting(self.route.group), *volatile])

@@ -42,6 +42,14 @@ class RoomJoin:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """`ctx.view(center, radius)`: what a session sees of volatile values with a place; None: all."""
+
+    session: int
+    view: tuple[float, float, float] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tell:
     """`ctx.tell(user, msg, **fields)`: a direct event to every session of a user object."""
 
@@ -88,7 +96,7 @@ class Background:
     then: str
 
 
-Effect: TypeAlias = RoomSend | RoomUpdate | RoomJoin | Tell | Call | SetTimer | Background
+Effect: TypeAlias = RoomSend | RoomUpdate | RoomJoin | Look | Tell | Call | SetTimer | Background
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

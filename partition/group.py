@@ -22,6 +22,7 @@ from partition.effects import (
     Background,
     Call,
     Caller,
+    Look,
     Outcome,
     RoomJoin,
     RoomSend,
@@ -35,7 +36,7 @@ from partition.outbox import Outbox
 from partition.post import Post
 from partition.questions import Question, reply
 from partition.room_desk import RoomDesk
-from partition.rooms import Rooms
+from partition.rooms import IDLE_ROOM_S, Rooms
 from partition.session_desk import NOBODY, SessionDesk, caller_of_session
 from partition.sessions import Session, Sessions
 from partition.timers import Timers
@@ -43,6 +44,12 @@ from partition.turn import Turn, TurnBuilder
 
 # looked up once for the message path: members of an Enum are slow to reach in Python 3.11
 _CALL, _REPLY = int(RequestKind.CALL), OutputKind.REPLY
+
+KEEP_S = 5.0
+"""What a failover may set back is at most about so old."""
+
+KEPT_AT_ONCE = 2_048
+"""Objects written for that in one tick; the rest follows with the next."""
 
 DEFAULT_LIMITS = Limits()
 
@@ -65,6 +72,7 @@ class Group:
         background: Callable[[Background, Caller], None],
         limits: Limits = DEFAULT_LIMITS,
         keepalive_ms: int = 30_000,
+        room_idle_s: float = IDLE_ROOM_S,
     ) -> None:
         self.group = group
         self.limits = limits
@@ -80,10 +88,10 @@ class Group:
         self.post = Post(group, groups, self.outbox, self._turn)
         self.sessions = Sessions(self.ledger, secret, resume_window_s)
         self.answers = Answers(self.sessions, self.post, self._turn)
-        self.rooms = Rooms(self.ledger)
+        self.rooms = Rooms(self.ledger, room_idle_s)
         self.desk = RoomDesk(self.rooms, self.sessions, self.answers, self.post, self._turn)
         self.logins = SessionDesk(
-            self.sessions, self.desk, dispatcher, self._turn, self._finish, resume_window_s
+            self.sessions, self.desk, dispatcher, self._turn, self._finish, resume_window_s, self.post
         )
         self.timers = Timers(self.ledger)
         self.calls = Calls(self.ledger, self.post, dispatcher, self._finish)
@@ -91,6 +99,8 @@ class Group:
         self.post.handle("tell", self._tell)
         self._room_tick = 0.0
         self._limit_tick = 0.0
+        self._keep_tick = 0.0
+        self._keeping = False
 
     def load(self) -> None:
         """Rebuild sessions, rooms, outbox and timers from the objects in the store."""
@@ -131,7 +141,17 @@ class Group:
             self._limit_tick = now
             self.rooms.forget_idle(now)
             self.logins.expire()
+        self._keep(now)
         self.post.deliver_local()
+
+    def _keep(self, now: float) -> None:
+        """What may be lost by some seconds is written down so often, and not at each change."""
+        if now - self._keep_tick < KEEP_S and not self._keeping:
+            return
+        self._keep_tick = now
+        left = self.sessions.keep_views(KEPT_AT_ONCE)
+        left = self.rooms.keep_views(left)
+        self._keeping = not left
 
     # --- from gateways ---
 
@@ -171,6 +191,7 @@ class Group:
         """Outputs for a gateway were given up: its connections with sessions here begin anew."""
         self.at(now)
         self.logins.gateway_lacks(gateway)
+        self.post.deliver_local()
 
     def kick(self, user: int) -> int:
         """End every session of a user; returns how many there were."""
@@ -257,8 +278,8 @@ class Group:
             if outcome.deferred:
                 self.answers.pending(question)
             else:
-                # a volatile room value is no change: a move may be lost, and costs no commit
-                kept = any(not isinstance(effect, RoomUpdate) for effect in outcome.effects)
+                # a volatile value or a view is no change: a move may be lost, and costs no commit
+                kept = any(not isinstance(effect, RoomUpdate | Look) for effect in outcome.effects)
                 durable = bool(outcome.images) or kept
                 fields = outcome.result if isinstance(outcome.result, dict) else {}
                 self.answers.give(question, fields, outcome.error, durable=durable)
@@ -270,7 +291,11 @@ class Group:
                     fields_sent = {"sender": caller.name, "fields": effect.fields}
                     self.desk.ask(effect.room, "room.send", None, fields_sent)
                 case RoomUpdate():
-                    self.desk.update(effect.room, caller.session, caller.name, effect.key, effect.value)
+                    self.desk.update(
+                        effect.room, caller.session, caller.name, effect.key, effect.value, effect.at
+                    )
+                case Look():
+                    self.desk.look(effect.session, effect.view)
                 case RoomJoin():
                     self.desk.move_user(effect.user, effect.room, join=effect.join)
                 case Tell():
@@ -305,6 +330,11 @@ class Group:
     def wants_ticks(self) -> bool:
         """Whether anything here happens by time within the next moments."""
         return self.rooms.changing or self.timers.soon(self.now) or bool(self.dispatcher.plugins.everies)
+
+    @property
+    def shortest_period_s(self) -> float:
+        """The period of the most frequent `every`; a second where there is none."""
+        return min((every.period_s for every in self.dispatcher.plugins.everies.values()), default=1.0)
 
     def apply(self, outcome: Outcome, now: float) -> None:
         """An outcome made outside a request: the operator's writes, results of background work."""

@@ -41,9 +41,13 @@ class Post:
         assert op not in self._handlers, op
         self._handlers[op] = handler
 
+    def group_of(self, oid: int) -> int:
+        """The group in which the object is at home."""
+        return group_of(partition_of(oid), self._groups)
+
     def is_local(self, oid: int) -> bool:
         """Whether the object is at home in this group."""
-        return group_of(partition_of(oid), self._groups) == self._group
+        return self.group_of(oid) == self._group
 
     def send(self, oid: int, op: str, fields: Fields) -> None:
         """Exactly once to the group of this object."""

@@ -184,6 +184,7 @@ def _group(
         background=background,
         limits=office.config.limits,
         keepalive_ms=office.config.gateway.keepalive_ms,
+        room_idle_s=office.config.rooms.idle_s,
     )
     group.at(time.time())
     group.load()

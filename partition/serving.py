@@ -118,6 +118,7 @@ class Serving:
         self._look_at = loop.time() + HELD_S
         self._absent: dict[int, float] = {}
         self._flush = Flush(loop, self._hand_on)
+        self._resting = False
         self._ticker = loop.call_soon(self._tick)
 
     # --- what comes in ---
@@ -239,7 +240,8 @@ class Serving:
             self._gone(boot)
         self._say_archived(now)
         self._flush.mark()
-        wait = TICK_S if self.group.wants_ticks() else IDLE_TICK_S
+        self._resting = not self.group.wants_ticks()
+        wait = IDLE_TICK_S if self._resting else min(TICK_S, self.group.shortest_period_s)
         self._ticker = self._loop.call_later(wait, self._tick)
 
     def _gone(self, boot: int) -> None:
@@ -297,6 +299,11 @@ class Serving:
         if self._stopped:
             return
         self._end_turn()
+        if self._resting and self.group.wants_ticks():
+            # something has come that must not wait for a tick as rare as those of an idle group
+            self._resting = False
+            self._ticker.cancel()
+            self._ticker = self._loop.call_later(TICK_S, self._tick)
         now = self._loop.time()
         while (portion := self.queue.to_submit(now)) is not None:
             self._log.submit(*portion)

@@ -16,6 +16,8 @@ from connserver.model import Message, Value
 from connserver.plugin.declare import Presence
 from partition.dispatch import Dispatcher
 from partition.effects import Caller, Outcome
+from partition.ledger import Fields
+from partition.post import Post
 from partition.questions import Question, reply
 from partition.room_desk import RoomDesk
 from partition.sessions import Place, Session, Sessions
@@ -53,6 +55,7 @@ class SessionDesk:
         turn: TurnBuilder,
         finish: Finish,
         window_s: float,
+        post: Post,
     ) -> None:
         self.now = 0.0
         self._sessions = sessions
@@ -61,6 +64,7 @@ class SessionDesk:
         self._turn = turn
         self._finish = finish
         self._window_s = window_s
+        post.handle("session.lacks", self._lacking)
 
     def expire(self) -> None:
         """End the sessions whose resume window has passed."""
@@ -77,9 +81,20 @@ class SessionDesk:
     def gateway_lacks(self, gateway: int) -> None:
         """Outputs for a living gateway are lost: its clients resume, and are told what they missed."""
         for session in self._sessions.everyone():
-            if session.place is not None and session.place[0] == gateway:
-                self._close(gateway, session.place[1], CLOSE_AGAIN, "events were lost on the way: resume")
-                self._sessions.leave(session, self.now)
+            self._lacks(session, gateway)
+        self._rooms.gateway_lacks(gateway)
+
+    def _lacking(self, fields: Fields, local: bool) -> None:
+        """A room at home in another group has lost events for sessions of this one."""
+        for oid in fields["sessions"]:
+            session = self._sessions.get(oid)
+            if session is not None:
+                self._lacks(session, fields["gateway"])
+
+    def _lacks(self, session: Session, gateway: int) -> None:
+        if session.place is not None and session.place[0] == gateway:
+            self._close(gateway, session.place[1], CLOSE_AGAIN, "events were lost on the way: resume")
+            self._sessions.leave(session, self.now)
 
     def login(self, gateway: int, connection: int, sequence: int, body: Message) -> None:
         """Open a session for a user; a login that is sent again gets the session it made, and its token."""

@@ -18,6 +18,7 @@ from connserver.ids import partition_of
 from connserver.limits import KEPT_REPLIES
 from connserver.messages import OutputKind
 from connserver.model import Message, pack
+from partition.grid import View
 from partition.ledger import Fields, Ledger
 
 SESSION = "cs.session"
@@ -51,6 +52,8 @@ class Session:
     place: Place | None
     expires: float
     rooms: set[str] = field(default_factory=set)
+    view: View | None = None
+    """What it sees of placed volatile values; written with the rest, and from time to time."""
     resumed: Request | None = None
     """The request that bound it last: sent again to another worker, it must not replay again."""
     last_event: int = 0
@@ -70,6 +73,7 @@ class Session:
             "place": list(self.place) if self.place else None,
             "expires": self.expires,
             "rooms": sorted(self.rooms),
+            "view": self.view,
             "resumed": list(self.resumed) if self.resumed else None,
         }
 
@@ -90,6 +94,7 @@ class Sessions:
         self._by_place: dict[Place, Session] = {}
         self._by_user: dict[int, dict[int, Session]] = {}
         self._away: dict[int, Session] = {}
+        self._turned: dict[int, None] = {}
 
     def __len__(self) -> int:
         return len(self._by_oid)
@@ -109,6 +114,7 @@ class Sessions:
                 (place[0], place[1]) if place else None,
                 kept["expires"],
                 set(kept["rooms"]),
+                _view(kept.get("view")),
                 _request(kept["resumed"]),
             )
             self._enter(session)
@@ -221,6 +227,7 @@ class Sessions:
         """The session is over: logout, kick or expiry."""
         self._unbind(session)
         self._away.pop(session.oid, None)
+        self._turned.pop(session.oid, None)
         del self._by_oid[session.oid]
         of_user = self._by_user[session.user]
         del of_user[session.oid]
@@ -248,6 +255,19 @@ class Sessions:
             session.rooms.discard(room)
             self._write(session)
 
+    def look(self, session: Session, view: View | None) -> None:
+        """From now on the session sees this much."""
+        session.view = view
+        self._turned[session.oid] = None
+
+    def keep_views(self, most: int) -> int:
+        """Write down views that changed, at most so many; how many more might have been written."""
+        while self._turned and most > 0:
+            most -= 1
+            oid = next(iter(self._turned))
+            self._write(self._by_oid[oid])
+        return most
+
     def _bind(self, session: Session, place: Place) -> None:
         self._unbind(session)
         self._away.pop(session.oid, None)
@@ -262,6 +282,7 @@ class Sessions:
             session.place = None
 
     def _write(self, session: Session) -> None:
+        self._turned.pop(session.oid, None)
         self._ledger.write(session.oid, SESSION, session.fields())
 
     # --- exactly once ---
@@ -330,6 +351,10 @@ class Sessions:
             assert session.place is None or self._by_place[session.place] is session
             assert self._by_user[session.user][session.oid] is session
             assert len(session.kept) <= KEPT_REPLIES and len(session.events) <= KEPT_EVENTS
+
+
+def _view(kept: list[float] | None) -> View | None:
+    return (kept[0], kept[1], kept[2]) if kept else None
 
 
 def _request(kept: list[int] | None) -> Request | None:

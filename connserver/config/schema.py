@@ -199,6 +199,13 @@ class AuthConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RoomsConfig:
+    """`[rooms]`: for how long a room that nobody is in keeps its history and its count of events."""
+
+    idle_s: Annotated[int, Range(1, 31_536_000)] = 600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PluginConfig:
     """One `[[plugins]]`: a folder with a plugin.toml, and the partition groups that attach it."""
 
@@ -254,6 +261,7 @@ class ClusterConfig:
     replication: ReplicationConfig = ReplicationConfig()
     storage: StorageConfig = StorageConfig()
     auth: AuthConfig = AuthConfig()
+    rooms: RoomsConfig = RoomsConfig()
     plugins: tuple[PluginConfig, ...] = ()
     log: LogConfig = LogConfig()
     local: LocalConfig = LocalConfig()
@@ -315,6 +323,7 @@ SHARED_SECTIONS: Final = (
     "replication",
     "storage",
     "auth",
+    "rooms",
     "plugins",
 )
 HOST_KEYS: Final = frozenset({"tls_certificate_file", "tls_key_file", "secret_file", "dsn_file"})

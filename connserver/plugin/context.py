@@ -79,6 +79,16 @@ class Context(ABC):
         """The room of this name, wherever it is."""
 
     @abstractmethod
+    def view(self, center: tuple[float, float] | None, radius: float = 0.0) -> None:
+        """What the calling session sees of rooms from now on: of volatile values with a place (`at=`)
+        only those within `radius` of `center`; with None again all of them. Others it gets always.
+
+        It counts for all rooms the session is in or will join. Coming into view a value is told, going
+        out of it it is taken away (null). Like volatile values a view costs no commit; after a failover
+        it may be some seconds old, so set it with each move. ValueError if no session calls.
+        """
+
+    @abstractmethod
     def tell(self, user: Target, msg: str, /, **fields: Any) -> None:
         """Send the event `msg` to all sessions of a user object, in any partition."""
 
@@ -169,9 +179,11 @@ class Room(ABC):
 
     @abstractmethod
     def update(self, key: str, value: Any, *, at: tuple[float, float] | None = None) -> None:
-        """The latest value of this user's `key`, for all members, or those near `at`.
+        """The latest value of this user's `key`, for all members; with `at`, of those with a view
+        (`ctx.view`) only for those in whose view the place is.
 
-        None removes it. May be lost: the next one replaces it.
+        None removes it. It also goes when the caller leaves the room; of somebody who is no member it
+        belongs to the room. May be lost: the next one replaces it. At most 8 KiB.
         """
 
     @abstractmethod

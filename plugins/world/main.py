@@ -14,6 +14,7 @@ plugin = Plugin("world", version="2.0.0")
 
 BAG_SIZE = 64
 GROUND_SIZE = 1000
+SIGHT = 50.0
 THING_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 
 
@@ -51,6 +52,7 @@ def bags_were_text(fields: dict[str, Any]) -> dict[str, Any]:
 
 @plugin.on_join
 def arrive(ctx: Context, me: Player) -> None:
+    ctx.view((me.x, 0), SIGHT)
     ctx.room(me.zone).join(me)
 
 
@@ -59,6 +61,7 @@ def move(ctx: Context, me: Player, x: float) -> None:
     if abs(x - me.x) > 2:
         raise Refused("world.too_fast")
     me.x = x
+    ctx.view((x, 0), SIGHT)
     ctx.room(me.zone).update("pos", {"x": x}, at=(x, 0))
 
 
@@ -69,6 +72,7 @@ def go(ctx: Context, me: Player, zone: str) -> dict[str, object]:
         ctx.room(me.zone).leave(me)
         ctx.room(zone).join(me)
         me.zone, me.x = zone, 0.0
+        ctx.view((0, 0), SIGHT)
     return {"zone": zone}
 
 

@@ -2,7 +2,7 @@
 
 from connserver.ids import format_oid, group_of, named_id, partition_of
 from connserver.messages import OutputKind, RequestKind
-from partition.session_desk import CLOSE_EXPIRED, CLOSE_REPLACED
+from partition.session_desk import CLOSE_AGAIN, CLOSE_EXPIRED, CLOSE_REPLACED
 from partition.table import PluginTable
 from tests.unit.partition.shards import Shards
 
@@ -248,3 +248,33 @@ def test_logout_answers_closes_and_ends_the_session() -> None:
     assert shards.call(1, "logout", id=3) == {"msg": "logout", "id": 3, "status": 0}
     assert [event["reason"] for event in shards.events(1)] == ["logged out"]
     assert len(shards.members[shards.home[1]].sessions) == 0
+
+
+def test_members_of_other_groups_are_told_that_a_rooms_events_were_lost() -> None:
+    shards = empty()
+    room_home = group_of(partition_of(named_id("room", "lobby")), 2)
+    near, far = user_in(room_home), user_in(1 - room_home)
+    tokens = {}
+    for connection, name in ((1, near), (2, far), (3, far)):
+        tokens[connection] = shards.login(connection, name)["resume"]
+    for connection in (1, 2):
+        shards.call(connection, "room.join", room="lobby", id=1)
+    for connection in (1, 2, 3):
+        shards.events(connection)
+    for number in range(300):
+        shards.call(1, "room.send", room="lobby", number=number, id=2 + number)
+    shards.received.clear()  # these outputs were given up on the way
+    shards.members[room_home].gateway_lacks(1, shards.now)
+    shards.settle()
+    assert [event["code"] for event in shards.events(2)] == [CLOSE_AGAIN]
+    assert shards.events(3) == [], "who is in no room there has missed nothing"
+    shards.home[4] = shards.home[2]
+    body = {
+        "resume": tokens[2],
+        "rooms": [{"room": "lobby", "seq": 10}],
+        "message": {"msg": "session.resume"},
+    }
+    assert shards.send(4, RequestKind.RESUME, body)[-1]["status"] == 0
+    events = [event for event in shards.events(4) if event.get("msg", "").startswith("room.")]
+    assert events[0] == {"msg": "room.gap", "room": "lobby", "from": 11, "to": 44}
+    assert [event["seq"] for event in events[1:]] == list(range(45, 301))
