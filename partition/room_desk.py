@@ -161,9 +161,9 @@ class RoomDesk:
             self._turn.output(gateway, [connection], OutputKind.EVENT, body)
         self._show(room, fields["session"], place)
 
-    def _show(self, room: str, session: int, place: Place) -> None:
+    def _show(self, room: str, session: int, place: Place, *, again: bool = False) -> None:
         """All volatile values that a member sees, to whoever has joined or come back."""
-        for body in self._rooms.snapshot(room, session, self.now):
+        for body in self._rooms.snapshot(room, session, self.now, again=again):
             self._turn.output(place[0], [place[1]], OutputKind.VOLATILE, body)
 
     def _resumed(self, fields: Fields, local: bool) -> None:
@@ -180,7 +180,7 @@ class RoomDesk:
                 self._turn.message(gateway, connection, OutputKind.EVENT, gap)
             for body in events:
                 self._turn.output(gateway, [connection], OutputKind.EVENT, body)
-        self._show(room, session, place)
+        self._show(room, session, place, again=True)
 
     def _ended(self, fields: Fields, local: bool) -> None:
         self._rooms.leave(fields["room"], fields["session"], self.now)

@@ -238,12 +238,12 @@ class Rooms:
         """Whether volatile values wait to be published."""
         return bool(self._changed)
 
-    def snapshot(self, name: str, session: int, now: float) -> list[bytes]:
-        """All volatile values that a member sees, for whoever has just joined or come back."""
+    def snapshot(self, name: str, session: int, now: float, *, again: bool = False) -> list[bytes]:
+        """All volatile values that a member sees, for whoever has just joined or is here again."""
         room = self._rooms.get(name)
         if room is None or room.volatile is None:
             return []
-        return room.volatile.snapshot(session, now)
+        return room.volatile.snapshot(session, now, again=again)
 
     def keep_views(self, most: int) -> int:
         """Write down views that changed, at most so many; how many more might have been written."""

@@ -90,7 +90,7 @@ class Volatile:
 
     def __init__(self, room: str, *, anew: bool = False) -> None:
         self._room = room
-        self._anew = anew
+        self._anew = self._used = anew
         self._numbers = count(1)
         self._values: dict[int, Current] = {}
         self._of: dict[int, dict[str, int]] = {}
@@ -131,6 +131,7 @@ class Volatile:
             former = None
         else:
             former = self._values[number]
+        self._used = True
         current = self._values[number] = Current(number, owner, key, sender, value, at)
         change = self._changes.get(number)
         if change is None:
@@ -208,8 +209,11 @@ class Volatile:
 
     # --- telling ---
 
-    def snapshot(self, session: int, now: float) -> list[bytes]:
-        """All that this member sees, as messages of which the first says that this is all."""
+    def snapshot(self, session: int, now: float, *, again: bool = False) -> list[bytes]:
+        """All that this member sees, as messages of which the first says that this is all.
+
+        None where it sees nothing; but one that is here `again` may have seen what is gone by now.
+        """
         viewer = self._viewers.get(session)
         seen = self._grid.within(viewer.view) if viewer is not None else None
         if viewer is not None and seen is not None:
@@ -219,6 +223,8 @@ class Volatile:
             for number, one in self._values.items()
             if seen is None or one.at is None or number in seen
         ]
+        if not told and not (again and self._used):
+            return []
         return self._messages(told, now, everything=True)
 
     def publish(self, now: float) -> list[Told]:
