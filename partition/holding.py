@@ -30,7 +30,7 @@ log = telemetry.get_logger(__name__)
 class Holding:
     """`backup` and `archiver` are None while nothing is loaded; `trouble`: what is wrong, for `status`.
 
-    `routed()` gives the route to the group's primary; `loaded()` and `refused()` tell how loading ended;
+    `routed()` gives the route to the group's primary; `loaded()` and `refused(why)` tell how loading ended;
     `waiting(why)`: it goes on for as long as it takes.
     """
 
@@ -46,7 +46,7 @@ class Holding:
         *,
         routed: Callable[[], RouteEntry | None],
         loaded: Callable[[], None],
-        refused: Callable[[], None],
+        refused: Callable[[str], None],
         waiting: Callable[[str], None],
     ) -> None:
         self.backup: Backup | None = None
@@ -87,7 +87,7 @@ class Holding:
             self._plugins.refuse_unreadable(loaded.store)
         except PluginLoadError as error:
             log.error("plugin.refused", error=str(error))
-            self._refused()
+            self._refused(str(error))
             return
         gc.freeze()
         self.trouble = ""

@@ -131,7 +131,7 @@ class Kind:
         assert image.data is not None
         fields: dict[str, Any] = msgpack.unpackb(image.data)
         if image.kind == self.name and image.schema != self.schema:
-            fields = self._migrated(fields, image.schema)
+            fields = self._migrated(fields, image)
         return fields
 
     def load(self, image: Image) -> Object:
@@ -187,15 +187,18 @@ class Kind:
             steps.append((to, step))
         return steps
 
-    def _migrated(self, fields: dict[str, Any], stored: int) -> dict[str, Any]:
+    def _migrated(self, fields: dict[str, Any], image: Image) -> dict[str, Any]:
         named = fields.pop(NAME, "")
-        for to, step in self.path(stored):
-            fields = step(fields)
-            if not isinstance(fields, dict):
+        for to, step in self.path(image.schema):
+            where = f"plugin {self.plugin}: migrate({self.name!r}, to={to})"
+            try:
+                fields = step(fields)
+            except Exception as error:
                 raise PluginLoadError(
-                    f"plugin {self.plugin}: migrate({self.name!r}, to={to}) returned a "
-                    f"{type(fields).__name__}, not the map of fields"
-                )
+                    f"{where} failed on {format_oid(image.oid)}: {type(error).__name__}: {error}"
+                ) from error
+            if not isinstance(fields, dict):
+                raise PluginLoadError(f"{where} returned a {type(fields).__name__}, not the map of fields")
         return {**fields, NAME: named} if named else fields
 
     # --- checking ---

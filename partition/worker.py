@@ -106,7 +106,7 @@ class Worker:
             self._endpoint,
             routed=lambda: self._routes.table.entry(self._group),
             loaded=self._loaded,
-            refused=lambda: self._stop("stored objects cannot be read by the plugins", 1),
+            refused=lambda why: self._stop(why, 1),
             waiting=self._lifeline.waiting,
         )
         self._attachment = Attachment(self._group, os.getpid(), self._endpoint)
@@ -240,7 +240,7 @@ class Worker:
             tenure = self._tenure = promote(office, backup, archiver, granted, role)
         except PluginLoadError as error:
             log.error("plugin.refused", error=str(error))
-            self._stop("stored objects cannot be read by the plugins", 1)
+            self._stop(str(error), 1)
             return
         serving = tenure.serving
         self._holding.promoted(role.view, serving.with_state)

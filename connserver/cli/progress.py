@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from connserver.messages import ProcessRecord
-from connserver.supervisor.plan import FORK_SERVER, STORAGE
+from connserver.supervisor.plan import FORK_SERVER, STORAGE, group_of_worker
 
 ROLES: Final = {
     FORK_SERVER: "program code",
@@ -36,11 +36,22 @@ class Progress:
     ready: bool
     alone: bool
     """No gossip process can run."""
+    unserved: tuple[int, ...]
+    """Partition groups of which every worker here is left down: gateways wait for them in vain, unless
+    another host has a worker of it."""
 
     @property
     def hopeless(self) -> bool:
         """A start that cannot succeed."""
         return any(record.role in NEEDED for record in self.failed) or self.alone
+
+    @property
+    def reasons(self) -> str:
+        """Why processes are left down; what several died of is told once."""
+        told: dict[str, list[str]] = {}
+        for record in self.failed:
+            told.setdefault(record.reason, []).append(record.name)
+        return "; ".join(f"{', '.join(names)} {reason}" for reason, names in told.items())
 
     @property
     def nothing_left(self) -> bool:
@@ -74,7 +85,18 @@ def progress(records: Sequence[ProcessRecord]) -> Progress:
         failed=failed,
         ready=all(record.state in ("ready", "failed") or record.node in cut_off for record in records),
         alone=bool(gossips) and all(record.state == "failed" for record in gossips),
+        unserved=_unserved(records),
     )
+
+
+def _unserved(records: Sequence[ProcessRecord]) -> tuple[int, ...]:
+    """The groups without a worker that runs or will, if there is a gateway to miss them."""
+    workers = [record for record in records if record.role == "worker"]
+    if all(record.role != "gateway" for record in records):
+        return ()
+    groups = {group_of_worker(record.name) for record in workers}
+    left = {group_of_worker(record.name) for record in workers if record.state != "failed"}
+    return tuple(sorted(groups - left))
 
 
 def shown_endpoint(record: ProcessRecord) -> str:

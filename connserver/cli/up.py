@@ -240,6 +240,7 @@ class Watch:
 
         self._reporter = reporter
         self._is_up = False
+        self._has_all_nodes = len(config.host_nodes) == len(config.nodes)
         self._stops = 0
         self._failure = ""
         self._supervisor: Supervisor = Supervisor(
@@ -286,8 +287,9 @@ class Watch:
             self._reporter.stopping(records)
             return
         now = progress(records)
-        if now.hopeless if not self._is_up else now.nothing_left:
-            self._failure = "; ".join(f"{record.name} {record.reason}" for record in now.failed)
+        hopeless = now.hopeless or (self._has_all_nodes and bool(now.unserved))
+        if hopeless if not self._is_up else now.nothing_left:
+            self._failure = now.reasons
             self._asked_to_stop()
         elif not self._is_up and self._reporter.starting(records):
             self._is_up = True

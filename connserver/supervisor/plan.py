@@ -57,6 +57,11 @@ def obvious_placement(config: ClusterConfig) -> Placement:
     return dict.fromkeys(range(config.cluster.partition_groups), names)
 
 
+def group_of_worker(name: str) -> int:
+    """The partition group of the worker of this name."""
+    return int(name.rpartition("-")[2])
+
+
 def plan(config: ClusterConfig, placement: Placement) -> tuple[ProcessSpec, ...]:
     """All processes of this host in the order of starting; the fork server is the first."""
     here = config.host_nodes

@@ -50,6 +50,7 @@ class Crash:
 class Checkpoint:
     """All that a world keeps, so that the same can be tried again from here."""
 
+    plugins: PluginTable
     now: float
     lives: int
     secrets: int
@@ -328,6 +329,7 @@ class Cluster:
     def checkpoint(self) -> Checkpoint:
         """All that is kept, as it is now."""
         return Checkpoint(
+            plugins=self.plugins,
             now=self.now,
             lives=self._lives,
             secrets=self._secrets,
@@ -341,6 +343,7 @@ class Cluster:
 
     def restore(self, kept: Checkpoint) -> None:
         """Be as at the checkpoint, with every worker started anew; transient fields are as they were."""
+        self.plugins = kept.plugins
         self.now, self._lives, self._secrets = kept.now, kept.lives, kept.secrets
         self._gateway, self._connections = kept.gateway, kept.connections
         del self.steps[kept.steps :]

@@ -58,6 +58,16 @@ class TestProgress:
         now = progress([record("g-n1", "gossip", "failed"), other, stuck])
         assert now.ready and not now.hopeless
 
+    def test_a_group_whose_workers_are_all_left_down_is_named_if_gateways_miss_it(self) -> None:
+        gateway = record("gw-n1-0", "gateway", "starting", "waiting")
+        down = [record(f"w-{node}-1", "worker", "failed", "its plugin is broken") for node in ("n1", "n2")]
+        other = record("w-n1-0", "worker", "ready")
+        now = progress([record("g-n1", "gossip", "ready"), other, *down, gateway])
+        assert now.unserved == (1,) and not now.ready
+        assert now.reasons == "w-n1-1, w-n2-1 its plugin is broken"
+        assert progress([other, down[0], record("w-n2-1", "worker", "backoff"), gateway]).unserved == ()
+        assert progress([other, *down]).unserved == ()
+
     def test_a_local_socket_is_shown_by_its_name(self) -> None:
         assert shown_endpoint(record("w", "worker", "ready", endpoint="ipc:///a/b/w.sock")) == "w.sock"
         assert shown_endpoint(record("gw", "gateway", "ready", endpoint="127.0.0.1:9000")) == "127.0.0.1:9000"
