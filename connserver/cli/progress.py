@@ -90,9 +90,10 @@ def progress(records: Sequence[ProcessRecord]) -> Progress:
 
 
 def _unserved(records: Sequence[ProcessRecord]) -> tuple[int, ...]:
-    """The groups without a worker that runs or will, if there is a gateway to miss them."""
+    """The groups without a worker that runs or will, if a gateway says that it waits."""
     workers = [record for record in records if record.role == "worker"]
-    if all(record.role != "gateway" for record in records):
+    gateways = [record for record in records if record.role == "gateway"]
+    if not any(record.state == "starting" and record.reason for record in gateways):
         return ()
     groups = {group_of_worker(record.name) for record in workers}
     left = {group_of_worker(record.name) for record in workers if record.state != "failed"}
