@@ -71,6 +71,11 @@ def load_manifest(manifest: Manifest) -> Plugin:
 
 def import_plugin(manifest: Manifest) -> Plugin:
     """Run the entry of a plugin under a module name of its own; PluginLoadError if that fails."""
+    return _plugin_of(import_module(manifest), manifest)
+
+
+def import_module(manifest: Manifest) -> ModuleType:
+    """The same for the module itself, whatever is in it."""
     package = f"{PACKAGE}_{next(_numbers)}_{manifest.name.replace('-', '_')}"
     holder = ModuleType(package)
     holder.__path__ = [str(manifest.folder)]
@@ -80,7 +85,7 @@ def import_plugin(manifest: Manifest) -> Plugin:
     writes = sys.dont_write_bytecode
     sys.dont_write_bytecode = True
     try:
-        module = importlib.import_module(f"{package}.{Path(manifest.entry).stem}")
+        return importlib.import_module(f"{package}.{Path(manifest.entry).stem}")
     except PluginLoadError as error:
         raise PluginLoadError(f"plugin {manifest.name}: {error}") from None
     except BaseException as error:
@@ -89,7 +94,6 @@ def import_plugin(manifest: Manifest) -> Plugin:
         raise PluginLoadError(_import_failure(manifest, error)) from None
     finally:
         sys.dont_write_bytecode = writes
-    return _plugin_of(module, manifest)
 
 
 def _import_failure(manifest: Manifest, error: BaseException) -> str:

@@ -25,7 +25,7 @@ _path_inside = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*/)*[A-Za-z0-9_][A-Za-z
 ENTRIES = {
     PYTHON: (_python_file, "the name of a Python file in the folder"),
     NATIVE: (_path_inside, "the name of a shared library in the folder"),
-    CLASSIC: (_path_inside, "the name of a file in the folder"),
+    CLASSIC: (_python_file, "the name of a Python file in the folder"),
 }
 """What the entry of each language looks like, and how that is called."""
 

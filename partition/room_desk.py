@@ -114,8 +114,15 @@ class RoomDesk:
             self._post.send(named_id("room", room), "room.end", {"room": room, "session": session.oid})
 
     def move_user(self, user: int, room: str, *, join: bool) -> None:
-        """A plugin takes a user's sessions into a room or out of it."""
-        self._post.send(user, "room.member", {"user": user, "room": room, "join": join})
+        """A plugin takes a user's sessions into a room or out of it.
+
+        At once where the user is at home here: who joins and then sends hears what it sent.
+        """
+        fields = {"user": user, "room": room, "join": join}
+        if self._post.is_local(user):
+            self._membership(fields, True)
+        else:
+            self._post.send(user, "room.member", fields)
 
     def _membership(self, fields: Fields, local: bool) -> None:
         for session in self._sessions.of_user(fields["user"]):

@@ -267,9 +267,9 @@ def held(lock: Path) -> bool:
 
 
 def shipped_plugins() -> list[Path]:
-    """The sample plugins in Python of this repository."""
+    """The sample plugins of this repository that need no compiler."""
     found = sorted(path.parent for path in (ROOT / "plugins").glob("*/plugin.toml"))
-    return [path for path in found if 'language = "python"' in (path / "plugin.toml").read_text()]
+    return [path for path in found if 'language = "c++"' not in (path / "plugin.toml").read_text()]
 
 
 @contextlib.contextmanager

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from connserver.encodings import Encoding
 from connserver.ids import format_oid, named_id
 from tests.integration.cluster import Cluster, new_cluster, wait_for
-from tests.integration.voices import Message, Voice, login, names_in_groups, operator
+from tests.integration.voices import Message, Voice, login, names_in_groups, operator, values
 
 pytestmark = pytest.mark.integration
 
@@ -195,3 +196,17 @@ def test_a_direct_message_waits_for_its_reader_and_nicks_are_unique(address: tup
                 penny.good("chat.tell", to=oid(second), text="me too")
             assert bob.good("ping")["msg"] == "ping"
             assert not bob.events
+
+
+# --- a module of the original's form ----------------------------------------------------------------
+
+
+def test_a_classic_module_talks_to_clients_of_two_groups_and_encodings(address: tuple[str, int]) -> None:
+    first, second = names_in_groups("user", "flash", GROUPS)
+    with login(address, first, Encoding.XML) as ann, login(address, second, Encoding.CLASSIC) as bob:
+        assert values(bob.good("say", text="hello", room="hall"))["length"] == "5"
+        ann.good("say", text="hi", room="hall")
+        assert ann.event("room.message")["text"] == f"<{first}> hi"
+        assert [bob.event("room.message")["text"] for _ in range(2)] == [f"<{second}> hello", f"<{first}> hi"]
+        assert ann.good("say", to=second, text="psst")["text"] == f"told {second}"
+        assert bob.event("whisper")["sender"] == first

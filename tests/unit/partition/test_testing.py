@@ -106,6 +106,12 @@ def shout(ctx: Context, me: Player) -> None:
     ctx.room("hall").send(text="hey")
 
 
+@plugin.method("game.enter")
+def enter(ctx: Context, me: Player) -> None:
+    ctx.room("hall").join(me)
+    ctx.room("hall").send(text="here I am")
+
+
 @plugin.method("game.fail")
 def fail(ctx: Context, me: Player) -> None:
     kept.append(me)
@@ -274,6 +280,14 @@ def test_members_of_a_room_hear_everything_once_and_in_order(
     for client in listeners:
         heard = [event["seq"] for event in client.events() if event["msg"] == "room.message"]
         assert heard == [1, 2, 3]
+    world.check()
+
+
+def test_who_joins_a_room_and_sends_to_it_hears_that(world: TestWorld) -> None:
+    ann, bob = pair(world)
+    for client in (ann, bob):
+        client.call("game.enter")
+        assert [event["from"] for event in client.events()][-1] == client.user
     world.check()
 
 
