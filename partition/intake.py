@@ -7,7 +7,6 @@ refused before anything of theirs is executed.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from connserver import telemetry
@@ -45,7 +44,7 @@ class Intake:
         note: RunningNote,
         suspects: Suspects,
         deadline: Deadline,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float],
     ) -> None:
         self.clock = clock
         """Unix seconds, for everything that is executed."""

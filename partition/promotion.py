@@ -62,6 +62,8 @@ class Office:
     send: Send
     boot: int
     routes: RouteTable
+    clock: Callable[[], float]
+    """Unix seconds, for everything that is executed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,7 @@ def promote(office: Office, backup: Backup, archiver: Archiver, granted: Log, ro
         if work.then:
             serving = found[0]
             result = Result.of(value, error)
-            serving.when_active(lambda: serving.group.background_done(work, caller, result, time.time()))
+            serving.when_active(lambda: serving.group.background_done(work, caller, result, office.clock()))
 
     background = BackgroundWork(office.loop, office.plugins.backgrounds, returned, office.incidents.failed)
     group = _group(office, backup, dispatcher, background.start)
@@ -119,7 +121,7 @@ def promote(office: Office, backup: Backup, archiver: Archiver, granted: Log, ro
         view=role.view,
         applied=backup.applied,
         archive=archiver,
-        intake=Intake(group, office.note, Suspects(backup.store), deadline),
+        intake=Intake(group, office.note, Suspects(backup.store), deadline, office.clock),
         log=granted,
         retained=backup.retained,
         receipts=receipts,
@@ -186,7 +188,7 @@ def _group(
         keepalive_ms=office.config.gateway.keepalive_ms,
         room_idle_s=office.config.rooms.idle_s,
     )
-    group.at(time.time())
+    group.at(office.clock())
     group.load()
     gc.freeze()  # what has been loaded mostly stays
     return group

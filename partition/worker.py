@@ -11,7 +11,6 @@ import asyncio
 import gc
 import os
 import secrets
-import time
 from typing import Any
 
 from connserver import sockets, telemetry
@@ -41,6 +40,7 @@ from connserver.route_feed import RouteFeed
 from connserver.running import RunningNote, note_path
 from partition.attachment import Attachment
 from partition.backup import Backup
+from partition.clock import SteadyClock
 from partition.deadline import Watchdog
 from partition.duty import Act, Standing, judge
 from partition.gossip_link import GossipLink, GrantedLog
@@ -85,6 +85,7 @@ class Worker:
         self.stopped: asyncio.Future[int] = loop.create_future()
         self._lifeline = Lifeline(loop, options, lambda reason: self._stop(reason, 0))
         self._watchdog = Watchdog(loop)
+        self._clock = SteadyClock()
 
     def start(self) -> None:
         """Load plugins, listen, say that we are there; PluginLoadError."""
@@ -141,6 +142,7 @@ class Worker:
             send=self._send,
             boot=self._boot,
             routes=self._routes.table,
+            clock=self._clock,
         )
         self._holding.load(self._role.era, 0)
 
@@ -356,7 +358,7 @@ class Worker:
 
         def carry_out() -> tuple[Any, str]:
             try:
-                return operate(group, request.command, request.arguments, time.time()), ""
+                return operate(group, request.command, request.arguments, self._clock()), ""
             except (ClientError, ValueError) as error:
                 return None, str(error)
 

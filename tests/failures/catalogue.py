@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from tests.failures import faults, faults_network, faults_storage
+from tests.failures import faults, faults_inside, faults_network, faults_storage
 from tests.failures.faults import Fault
 
 _CLASSES: Final[tuple[type[Fault], ...]] = (
@@ -41,7 +41,14 @@ _CLASSES: Final[tuple[type[Fault], ...]] = (
     faults_storage.PostgresSilent,
     faults_storage.PostgresSlow,
     faults_storage.PostgresDownKillWorker,
+    faults_inside.ClockHours,
+    faults_inside.ClockSeconds,
+    faults_inside.PublishedLost,
+    faults_inside.DieInInstall,
+    faults_inside.DieReplacingTail,
 )
 FAULTS: Final[dict[str, Callable[[], Fault]]] = {one.name: one for one in _CLASSES}
 NEED_CUTS: Final = frozenset(one.name for one in _CLASSES if one.needs_cuts)
 """These need namespaces; without them they are left out, and said to be."""
+NEED_TAMPERING: Final = frozenset(one.name for one in _CLASSES if one.needs_tampering)
+"""These need a cluster that can be hurt from within (see tampering)."""

@@ -20,13 +20,15 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from tests.failures import network, pauses, trial
-from tests.failures.catalogue import FAULTS, NEED_CUTS
+from tests.failures.catalogue import FAULTS, NEED_CUTS, NEED_TAMPERING
 from tests.failures.controls import CONTROLS, with_control
-from tests.failures.nodes import World, new_world, until
+from tests.failures.nodes import World, new_world, tampered_world, until
 from tests.failures.wire import BOTH
 from tests.failures.workloads import WORKLOADS
 
@@ -39,9 +41,8 @@ def main() -> int:
         print("workloads: ", *WORKLOADS, "\nfaults:    ", *FAULTS, "\ncontrols:  ", *CONTROLS)
         return 0
     signal.signal(signal.SIGTERM, end)
-    given = with_control(options.control) if options.control else {}
     more = f'[replication]\ndurability = "{options.durability}"\n'
-    with new_world(groups=options.groups, more=more, **given) as world:
+    with world_for(options, groups=options.groups, more=more) as world:
         world.up()
         if options.pauses:
             return measure(world, options)
@@ -50,6 +51,15 @@ def main() -> int:
         print(f"{options.control} was {'NOT caught' if good else 'caught'}")
         return int(good)
     return int(not good)
+
+
+def world_for(options: argparse.Namespace, **given: Any) -> AbstractContextManager[World]:
+    """With a bug, or open to faults from within where one may come, or as it is shipped."""
+    if options.control:
+        return new_world(**given, **with_control(options.control))
+    if not options.pauses and NEED_TAMPERING.intersection(options.fault or FAULTS):
+        return tampered_world(**given)
+    return new_world(**given)
 
 
 def end(number: int, frame: object) -> None:
@@ -82,9 +92,11 @@ def plan(options: argparse.Namespace) -> Iterator[tuple[str, str]]:
     """All pairs in an order of the seed's, then all again in another."""
     random = Random(options.seed)
     faults = options.fault or list(FAULTS)
-    left_out = [] if network.possible() else sorted(NEED_CUTS.intersection(faults))
+    left_out = set() if network.possible() else NEED_CUTS.intersection(faults)
     if left_out:
-        print("left out, for there are no network namespaces here:", *left_out)
+        print("left out, for there are no network namespaces here:", *sorted(left_out))
+    if options.control:
+        left_out |= NEED_TAMPERING
     pairs = list(
         itertools.product(options.workload or WORKLOADS, [one for one in faults if one not in left_out])
     )

@@ -4,7 +4,8 @@ Guards two rules. A fault that did not take effect must not count as survived: `
 in processes and folders, not at what it meant to do. And a supervisor leaves a process down after five deaths
 in a minute, so no fault kills the same process more than twice.
 
-The network's faults are in `faults_network`, those of PostgreSQL in `faults_storage`.
+The network's faults are in `faults_network`, those of PostgreSQL in `faults_storage`, those inside
+processes in `faults_inside`.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class Fault:
     name: ClassVar[str]
     hold_s: float = 0.0
     needs_cuts: ClassVar[bool] = False
+    needs_tampering: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self.groups: frozenset[int] = frozenset()

@@ -31,6 +31,7 @@ from connserver.config import Overrides, Places, load_cluster
 from connserver.errors import ConnServerError
 from tests.failures.database import Database
 from tests.failures.network import Network, possible
+from tests.failures.tampering import NODE, Tampering
 from tests.integration.cluster import Mark, _die_with_the_tests, wait_for
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -83,12 +84,13 @@ class Node:
         given = ["--cluster", str(self.file), "--state-dir", str(self.state), "--node", self.name]
         command = [*self.inside, sys.executable, "-P", "-m", *self.program, *given, "up", "--json"]
         kept = {name: value for name, value in os.environ.items() if not name.startswith("CS_")}
+        own = {name: value.replace(NODE, self.name) for name, value in self.environment.items()}
         self.process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
             stderr=(self.state / "up.err").open("a"),
             text=True,
-            env={**kept, "NO_COLOR": "1", **self.environment},
+            env={**kept, "NO_COLOR": "1", **own},
             preexec_fn=_die_with_the_tests,
         )
 
@@ -172,6 +174,7 @@ class World:
     network: Network
     database: Database
     nodes: dict[str, Node]
+    tampering: Tampering | None = None
 
     @property
     def gateways(self) -> list[tuple[str, int]]:
@@ -265,18 +268,32 @@ class World:
 
 
 @contextlib.contextmanager
+def tampered_world(**given: Any) -> Iterator[World]:
+    """As `new_world`, of nodes that can be hurt from within."""
+    tampering = Tampering()
+    try:
+        with new_world(**given, **tampering.given()) as world:
+            yield world
+    finally:
+        tampering.close()
+
+
+@contextlib.contextmanager
 def new_world(
     *,
     groups: int = 4,
     program: Iterable[str] = ("connserver.cli",),
     environment: dict[str, str] | None = None,
     more: str = "",
+    tampering: Tampering | None = None,
 ) -> Iterator[World]:
     """A world that is not up yet; ended and removed afterwards."""
     # Not pytest's own folder: that is private, and root's PostgreSQL runs under another account.
     folder = Path(tempfile.mkdtemp(prefix="cf-"))
     folder.chmod(0o711)
     network = Network(NODES, cuttable=possible())
+    if tampering is not None:
+        tampering.begin(NODES)
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         stack.callback(network.close)
@@ -295,7 +312,7 @@ def new_world(
                 tuple(program),
                 environment or {},
             )
-        world = World(folder, groups, network, database, nodes)
+        world = World(folder, groups, network, database, nodes, tampering)
         stack.pop_all()
         try:
             yield world
