@@ -27,8 +27,9 @@ from gossip.workers import DOWN, worker_name
 READY, STARTING, UNAVAILABLE = "ready", "starting", "unavailable"
 FIRST_POSITION = (1, 0)
 """Era and view of a group whose log has not said anything else."""
-ABLE, UNBORN = ("normal", "view_change"), ("blank", "forming")
-"""States of a replica: able to be counted for a majority; of a group that was never open, or a lost disk."""
+ABLE, UNBORN, RECOVERING = ("normal", "view_change"), ("blank", "forming"), "recovering"
+"""States of a replica: able to be counted for a majority; of a group that was never open, or a lost disk;
+known to have lost its log."""
 SERVING = "serving"
 """State of a worker that holds a grant."""
 TARGET_CHARS = 300
@@ -71,12 +72,24 @@ def _condition(picture: Picture, group: int, node: str, rows: dict[str, GroupPos
     able = [name for name, row in rows.items() if row.status in ABLE and name not in away]
     if problems and len(able) < needed:
         return UNAVAILABLE, problems[0]
+    lost = [name for name, row in rows.items() if row.status == RECOVERING and name not in away]
+    if lost and away and len(able) < needed:
+        return UNAVAILABLE, _without_log(group, lost, away)
     if rows and not able and all(row.status in UNBORN for row in rows.values()):
         missing = "; ".join(away.values()) or "they are coming to terms"
         return STARTING, f"group {group} begins when all of its nodes are there for the first time: {missing}"
     if node in away:
         return STARTING, f"{away[node]}; another replica of group {group} takes over"
     return _worker_condition(picture, group, node)
+
+
+def _without_log(group: int, lost: list[str], away: dict[str, str]) -> str:
+    """A disk was lost while another node is down: what there is left is no majority."""
+    names, them = " and ".join(lost), "its log and gets it" if len(lost) == 1 else "their logs and get them"
+    return (
+        f"{names} lost {them} back only when all other replicas of group {group} are there: "
+        f"{'; '.join(away.values())}; if a disk is lost there as well, see `cs-cluster recover {group}`"
+    )
 
 
 def _absence(picture: Picture, node: str) -> str:

@@ -23,6 +23,7 @@ _CLASSES: Final[tuple[type[Fault], ...]] = (
     faults.RestartLoop,
     faults.LoseDisk,
     faults.LosePrimaryDisk,
+    faults.LoseDiskAndNode,
     faults.StopWorker,
     faults.StopGossip,
     faults.StopNode,

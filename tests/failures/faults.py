@@ -200,10 +200,7 @@ class KillNode(Fault):
         self._dead = world.nodes[self._node].everyone()
 
     def strike(self, world: World) -> None:
-        for mark in self._dead:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(mark.pid, signal.SIGKILL)
-        world.nodes[self._node].bury()
+        kill_node(world, self._node, self._dead)
 
     def heal(self, world: World) -> None:
         world.nodes[self._node].start()
@@ -212,6 +209,15 @@ class KillNode(Fault):
     def bitten(self, world: World) -> str:
         left = [mark for mark in self._dead if mark.alive()]
         return f"alive after SIGKILL: {left}" if left or not self._dead else ""
+
+
+def kill_node(world: World, name: str, everyone: list[Mark] | None = None) -> None:
+    """SIGKILL of all processes of a node."""
+    node = world.nodes[name]
+    for mark in node.everyone() if everyone is None else everyone:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(mark.pid, signal.SIGKILL)
+    node.bury()
 
 
 class KillBackupNode(KillNode):
@@ -244,6 +250,59 @@ class LosePrimaryDisk(LoseDisk):
 
     def choose(self, world: World) -> str:
         return self.primary(world)
+
+
+class LoseDiskAndNode(Fault):
+    """Both backups die, and one of them comes back with an empty disk while the other stays away.
+
+    Then the leader is alone with its log: nothing may be done, `status` has to say why and what to do,
+    and with the third node everything goes on. `alone`: from when until when that was (monotonic seconds).
+    """
+
+    name = "lose-disk-and-node"
+    hold_s = 0.5
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alone = (0.0, 0.0)
+        self.reasons: list[str] = []
+        self._leader = self._lost = self._away = ""
+        self._kept = 0
+
+    def prepare(self, world: World) -> None:
+        self._leader = self.primary(world)
+        self._lost, self._away = (name for name in world.network.nodes if name != self._leader)
+        self.groups = frozenset(range(world.groups))
+
+    def strike(self, world: World) -> None:
+        for name in (self._lost, self._away):
+            kill_node(world, name)
+        began = time.monotonic()
+        self._kept = sum(1 for path in world.nodes[self._lost].folder.rglob("*") if path.is_file())
+        shutil.rmtree(world.nodes[self._lost].folder)
+        world.nodes[self._lost].start()
+        until("a reason", lambda: self._told(world), AGAIN_S)
+        self.alone = began, time.monotonic()
+
+    def _told(self, world: World) -> bool:
+        found = world.status(self._leader)
+        rows = found["groups"] if found else []
+        self.reasons = [row["reason"] for row in rows if row["state"] == "unavailable"]
+        return len(self.reasons) == world.groups and all("lost its log" in text for text in self.reasons)
+
+    def heal(self, world: World) -> None:
+        self.alone = self.alone[0], time.monotonic()
+        world.nodes[self._away].start()
+        for name in (self._lost, self._away):
+            world.nodes[name].wait_up()
+
+    def bitten(self, world: World) -> str:
+        if not self._kept:
+            return "there was nothing on the disk"
+        lost, away = f"{self._lost} lost its log", f"node {self._away} is dead: start it again"
+        if all(lost in text and away in text for text in self.reasons) and len(self.reasons) == world.groups:
+            return ""
+        return f"status did not say why the groups are not served: {self.reasons}"
 
 
 class KillAll(Fault):

@@ -10,10 +10,15 @@ import time
 from collections.abc import Iterable
 from typing import ClassVar
 
+import zmq
+
+from connserver import sockets
+from connserver.config import Places
 from gossip.records import DurableGroup
 from tests.failures.faults import AGAIN_S, Fault, LoseDisk
 from tests.failures.faults_network import Isolate
-from tests.failures.nodes import World, until
+from tests.failures.line import Line
+from tests.failures.nodes import GATEWAY_PORT, World, until
 from tests.failures.tampering import COMPILER, Tampering
 
 ASKED_S = 10.0
@@ -36,6 +41,7 @@ class ClockJumps(Fault):
         super().__init__()
         self._node = ""
         self._untold: set[str] = set()
+        self._gateway_is_off = True
 
     def prepare(self, world: World) -> None:
         self._node = self.primary(world)
@@ -43,14 +49,18 @@ class ClockJumps(Fault):
     def strike(self, world: World) -> None:
         for by_s in self.jumps_s:
             _tampering(world).set_clock(self._node, by_s)
+            self._gateway_is_off &= abs(_asked_time(world, self._node) - time.time() - by_s) < 0.5
+            _disturb_gossip(world, self._node)  # it looks at the clock only to write a line of its log
             time.sleep(1.2)  # the fault itself
         until("everybody asked", lambda: not self._not_told(world), ASKED_S)
         self._untold = self._not_told(world)
 
     def _not_told(self, world: World) -> set[str]:
-        pids = world.nodes[self._node].pids()
-        misled = _tampering(world).misled(self._node)
-        return {name for name, pid in pids.items() if name[:2] in ("g-", "w-", "gw") and pid not in misled}
+        """Of the processes that look at a clock: a worker that stands by has no use for one."""
+        node = self._node
+        wanted = {f"g-{node}", f"gw-{node}-0", *(f"w-{node}-{group}" for group in self.groups)}
+        pids, misled = world.nodes[node].pids(), _tampering(world).misled(node)
+        return {name for name in wanted if pids.get(name) not in misled}
 
     def heal(self, world: World) -> None:
         _tampering(world).set_clock(self._node, 0)
@@ -58,7 +68,26 @@ class ClockJumps(Fault):
     def bitten(self, world: World) -> str:
         if not COMPILER:
             return "there is no C compiler to make the clock with"
-        return f"never asked for the time: {sorted(self._untold)}" if self._untold else ""
+        if self._untold:
+            return f"never asked for the time: {sorted(self._untold)}"
+        return "" if self._gateway_is_off else f"the gateway of {self._node} told the right time"
+
+
+def _asked_time(world: World, node: str) -> float:
+    """What a gateway says that the time is."""
+    with Line((world.nodes[node].address, GATEWAY_PORT)) as line:
+        return float(line.ask({"msg": "time"})["time"])
+
+
+def _disturb_gossip(world: World, node: str) -> None:
+    """Say something to a gossip process that it does not understand."""
+    context = sockets.context()
+    endpoint = Places(world.nodes[node].config()).gossip_endpoint(node)
+    stranger = sockets.dealer(context, b"stranger", endpoint)
+    stranger.poll(int(1000 * ASKED_S), zmq.POLLOUT)
+    stranger.send(b"nonsense")
+    stranger.close(linger=1000)
+    context.term()
 
 
 class ClockHours(ClockJumps):

@@ -27,7 +27,7 @@ from typing import Any, Final
 import psutil
 
 from connserver.cli.find import Admin
-from connserver.config import Overrides, Places, load_cluster
+from connserver.config import ClusterConfig, Overrides, Places, load_cluster
 from connserver.errors import ConnServerError
 from tests.failures.database import Database
 from tests.failures.network import Network, possible
@@ -159,10 +159,13 @@ class Node:
     @contextlib.contextmanager
     def admin(self) -> Iterator[Admin]:
         """What commands on this node speak through."""
-        flags = Overrides(node=self.name, state_dir=self.state)
-        config = load_cluster(self.file, environ={}, flags=flags)
+        config = self.config()
         with Admin(config, Places(config)) as admin:
             yield admin
+
+    def config(self) -> ClusterConfig:
+        """The configuration as this node reads it."""
+        return load_cluster(self.file, environ={}, flags=Overrides(node=self.name, state_dir=self.state))
 
 
 @dataclass

@@ -36,7 +36,16 @@ class Tampering:
         self.folder.chmod(0o711)
         self._shim = self.folder / "clock.so"
         if COMPILER:
-            command = [COMPILER, "-shared", "-fPIC", "-O2", "-o", str(self._shim), str(PATCHED / "clock.c"), "-ldl"]
+            command = [
+                COMPILER,
+                "-shared",
+                "-fPIC",
+                "-O2",
+                "-o",
+                str(self._shim),
+                str(PATCHED / "clock.c"),
+                "-ldl",
+            ]
             subprocess.run(command, check=True, timeout=60)
 
     def begin(self, nodes: tuple[str, ...]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 
 import pytest
@@ -10,8 +9,9 @@ import pytest
 from tests.failures import network, trial
 from tests.failures.catalogue import FAULTS, NEED_CUTS
 from tests.failures.controls import CATCHERS, with_control
+from tests.failures.line import Line
 from tests.failures.nodes import World, new_world
-from tests.failures.wire import CLASSIC, JSON, Cutter, Fields, frame
+from tests.failures.wire import CLASSIC, JSON
 
 pytestmark = pytest.mark.integration
 
@@ -50,23 +50,3 @@ def test_a_request_that_is_sent_twice_runs_once(world: World, encoding: str) -> 
     assert second.ask({"msg": "session.resume", "resume": token})["status"] == 0
     assert [second.ask({"msg": "count.add", "id": number})["value"] for number in (1, 2, 2)] == [1, 2, 2]
     second.close()
-
-
-class Line:
-    """One connection."""
-
-    def __init__(self, address: tuple[str, int], encoding: str) -> None:
-        self._socket = socket.create_connection(address, timeout=10)
-        self._encoding = encoding
-        self._cutter = Cutter(encoding)
-
-    def ask(self, message: Fields) -> Fields:
-        """The reply."""
-        self._socket.sendall(frame(self._encoding, message))
-        while True:
-            for heard in self._cutter.feed(self._socket.recv(65_536)):
-                if "status" in heard:
-                    return heard
-
-    def close(self) -> None:
-        self._socket.close()

@@ -18,6 +18,7 @@ from tests.failures import faults, faults_network, faults_storage, network, tria
 from tests.failures.faults import Fault
 from tests.failures.judge import Demand
 from tests.failures.nodes import World, new_world
+from tests.failures.reading import read
 from tests.integration.cluster import wait_for
 
 pytestmark = pytest.mark.integration
@@ -156,6 +157,14 @@ def test_without_a_majority_nothing_is_done(world: World) -> None:
 def test_a_node_whose_disk_was_replaced_comes_back(world: World, fault: Fault) -> None:
     fault.hold_s = 0.5
     holds(world, fault)
+
+
+def test_a_disk_lost_while_another_node_is_down_makes_groups_unavailable_and_not_wrong(world: World) -> None:
+    fault = faults.LoseDiskAndNode()
+    result = holds(world, fault, START_MS)
+    begin, end = fault.alone
+    answered = [at for one in read(result.transcript) for at in one.ack_times() if begin < at < end]
+    assert end - begin > fault.hold_s and not answered, "something was answered without a majority"
 
 
 @pytest.mark.timeout(240)

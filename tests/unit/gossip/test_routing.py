@@ -123,6 +123,17 @@ def test_a_replica_that_takes_no_part_moves_nobody(status: str) -> None:
     assert (entry.era, entry.view, entry.node, entry.state) == (1, 0, "n2", "ready")
 
 
+def test_a_lost_disk_while_another_node_is_down_is_named_with_what_to_do() -> None:
+    lost = record("n3", positions=[position(0, "recovering")])
+    entry = second(lost, record("n2", worker(1, 44, "ready")), states={"n1": "dead"})
+    assert entry.state == "unavailable"
+    assert entry.reason == (
+        "n3 lost its log and gets it back only when all other replicas of group 1 are there: node n1 is dead: "
+        "start it again (cs-cluster up); if a disk is lost there as well, see `cs-cluster recover 1`"
+    )
+    assert second(lost, record("n2", worker(1, 44))).state == "ready", "two are enough"
+
+
 def test_while_all_change_views_the_last_one_stands() -> None:
     changing = [position(4, "view_change")]
     rows = [record(name, worker(1, 9, "ready"), positions=changing) for name in NAMES]
@@ -211,7 +222,9 @@ def test_the_problem_of_a_node_that_is_away_is_not_the_reason() -> None:
     odd = [position(status="recovering", problem="its disk is mixed up")]
     coming = [position(status="recovering")]
     rows = [record("n3", positions=odd), record("n1", positions=coming), record("n2", worker(1, 44))]
-    assert second(*rows, states={"n3": "dead"}).state == "ready"
+    entry = second(*rows, states={"n3": "dead"})
+    assert entry.state == "unavailable" and "mixed up" not in entry.reason
+    assert entry.reason.startswith("n1 lost its log") and "node n3 is dead" in entry.reason
 
 
 def test_a_group_that_was_never_open_names_the_node_it_waits_for() -> None:
