@@ -31,11 +31,12 @@ def _tampering(world: World) -> Tampering:
 
 
 class ClockJumps(Fault):
-    """The wall clock of the leading node is set, forwards and backwards."""
+    """The wall clock of the leading node is set, forwards and backwards, by an hour and by a second."""
 
+    name = "clock-jumps"
     needs_tampering = True
-    jumps_s: ClassVar[tuple[float, ...]]
-    hold_s = 1.0
+    jumps_s: ClassVar[tuple[float, ...]] = (3_600.0, -3_600.0, 1.0, -1.0)
+    hold_s = 0.5
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +52,7 @@ class ClockJumps(Fault):
             _tampering(world).set_clock(self._node, by_s)
             self._gateway_is_off &= abs(_asked_time(world, self._node) - time.time() - by_s) < 0.5
             _disturb_gossip(world, self._node)  # it looks at the clock only to write a line of its log
-            time.sleep(1.2)  # the fault itself
+            time.sleep(0.8)  # the fault itself
         until("everybody asked", lambda: not self._not_told(world), ASKED_S)
         self._untold = self._not_told(world)
 
@@ -88,20 +89,6 @@ def _disturb_gossip(world: World, node: str) -> None:
     stranger.send(b"nonsense")
     stranger.close(linger=1000)
     context.term()
-
-
-class ClockHours(ClockJumps):
-    """By an hour."""
-
-    name = "clock-hours"
-    jumps_s = (3_600.0, -3_600.0)
-
-
-class ClockSeconds(ClockJumps):
-    """By a second."""
-
-    name = "clock-seconds"
-    jumps_s = (1.0, -1.0)
 
 
 class PublishedLost(Fault):

@@ -128,8 +128,9 @@ def test_a_lost_disk_while_another_node_is_down_is_named_with_what_to_do() -> No
     entry = second(lost, record("n2", worker(1, 44, "ready")), states={"n1": "dead"})
     assert entry.state == "unavailable"
     assert entry.reason == (
-        "n3 lost its log and gets it back only when all other replicas of group 1 are there: node n1 is dead: "
-        "start it again (cs-cluster up); if a disk is lost there as well, see `cs-cluster recover 1`"
+        "n3 lost its log and gets it back only when all other replicas of group 1 are there: "
+        "node n1 is dead: start it again (cs-cluster up); if a disk is lost there as well, "
+        "see `cs-cluster recover 1`"
     )
     assert second(lost, record("n2", worker(1, 44))).state == "ready", "two are enough"
 
