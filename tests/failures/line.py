@@ -40,9 +40,12 @@ class Line:
         return self._answers.pop(0)
 
     def ask(self, message: Fields) -> Fields:
-        """The answer to this."""
+        """The answer to this; one to an earlier request that was asked again is passed over."""
         self.say(message)
-        return self.hear()
+        while True:
+            answer = self.hear()
+            if answer["msg"] == message["msg"] and answer.get("id") == message.get("id"):
+                return answer
 
     def close(self) -> None:
         self._socket.close()

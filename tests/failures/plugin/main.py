@@ -85,8 +85,8 @@ def balance(ctx: Context, me: Tally) -> dict[str, object]:
 
 
 @plugin.method("bell.set")
-def set_bell(ctx: Context, me: Tally, item: int) -> None:
-    ctx.timer(f"bell-{item}").set(ring, after_s=0.3)
+def set_bell(ctx: Context, me: Tally, item: int, after_s: float = 0.3) -> None:
+    ctx.timer(f"bell-{item}").set(ring, after_s=after_s)
 
 
 @plugin.internal
