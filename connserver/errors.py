@@ -9,7 +9,13 @@
     ├── WireError              bytes from another process are not a message of ours
     ├── StorageError           PostgreSQL cannot be started, reached or used as it is
     │   └── Fenced             a newer view or era owns the rows this archiver wanted to write
-    └── ClusterError           the running cluster cannot do what was asked of it; says what to do
+    ├── ClusterError           the running cluster cannot do what was asked of it; says what to do
+    ├── Unreachable            a client finds no gateway that takes it; says which it tried, and why not
+    └── SessionOver            a client's session has ended; says whether the call may have run
+        ├── SessionExpired     nobody was connected to it for too long, or the cluster has forgotten it
+        ├── SessionReplaced    another connection has taken it over
+        ├── SessionKicked      an operator or a plugin has ended it
+        └── SessionClosed      the program itself has closed the client
 
 Expected outcomes inside the machines are values; these are for borders.
 """
@@ -114,3 +120,40 @@ class Fenced(StorageError):
 
 class ClusterError(ConnServerError):
     """The running cluster cannot do what was asked; the message says what to do about it."""
+
+
+class Unreachable(ConnServerError):
+    """No gateway takes this client; the message names the gateways and what the last one said."""
+
+
+class SessionOver(ConnServerError):
+    """A client's session has ended.
+
+    `may_have_run`: this call was sent and not answered, so nobody can say any more whether it ran. False
+    for a call that was never sent, and where the error is about no call.
+    """
+
+    def __init__(self, reason: str, *, may_have_run: bool = False) -> None:
+        super().__init__(f"{reason}; this call may have run" if may_have_run else reason)
+        self.reason = reason
+        self.may_have_run = may_have_run
+
+    def about_call(self, *, sent: bool) -> SessionOver:
+        """The same for one call."""
+        return type(self)(self.reason, may_have_run=sent)
+
+
+class SessionExpired(SessionOver):
+    """Nobody was connected to the session for longer than its window, or the cluster has lost it."""
+
+
+class SessionReplaced(SessionOver):
+    """Another connection has resumed the session; it goes on there."""
+
+
+class SessionKicked(SessionOver):
+    """An operator or a plugin has ended the session."""
+
+
+class SessionClosed(SessionOver):
+    """The program has closed the client."""

@@ -166,5 +166,23 @@ BACKGROUND_THREADS = 4
 """Threads for them: they wait for others, so a few are enough, and each costs memory."""
 CLIENT_MESSAGE_BYTES = 16 << 20
 """Largest message a client of ours takes: far above any reply, below what would hurt its machine."""
+CLIENT_IN_FLIGHT = 64
+"""Calls of a client library under way: the ids between the oldest and the newest stay well below
+KEPT_REPLIES, so that every one of them can still be asked for again after a reconnect."""
+CLIENT_EVENTS = 1_024
+"""Events kept for a program that does not read them; past it the oldest give way to a named loss."""
+CLIENT_ROOMS = 1_024
+"""Rooms whose events a client library counts; of more, events are passed on uncounted."""
+CLIENT_SENDS = 32
+"""Connections on which one call is sent: one that breaks every connection must not do so for ever."""
+CLIENT_RESUME_BYTES = 3_072
+"""Rooms in one `session.resume`, as JSON: before login a gateway reads 4 KiB. More are joined again."""
+CLIENT_BACKOFF_S = (0.05, 5.0)
+"""First and longest wait before a client library tries the next gateway; doubled in between, and a
+random part of it is taken, so that the clients of a dead gateway do not come all at once."""
+CLIENT_ENTER_S = 10.0
+"""For a gateway to take a connection and answer the login on it."""
+CLIENT_LOGOUT_S = 2.0
+"""For the answer to `logout` when a client is closed; without it the session ends by itself."""
 PAGE_BYTES = 64 << 20
 """Largest file that `cs-cluster dev` serves: it is read into memory, and a page's assets are smaller."""

@@ -17,7 +17,7 @@ from connserver.cli.output import json_option, print_json
 from connserver.errors import ClusterError
 
 if TYPE_CHECKING:
-    from connserver.client import Client, Received
+    from connserver.client.blocking import Client, Received
     from connserver.encodings import Encoding
     from connserver.model import Message, Value
 
@@ -55,7 +55,7 @@ def send_command(
       cs-cluster send '<msg method="chat.join" room="lobby"/>' --wait 10
       cs-cluster send msg:chat.say room:lobby text:hi
     """
-    from connserver.client import encoding_of
+    from connserver.client.blocking import encoding_of
 
     text = "\n".join(message)
     with connect(context, gateway, encoding_of(text)) as client:
@@ -71,7 +71,7 @@ def send_command(
 
 def connect(context: click.Context, gateway: str | None, encoding: Encoding) -> Client:
     """A connection to the gateway that was named, or to the first that takes one."""
-    from connserver.client import Client
+    from connserver.client.blocking import Client
     from connserver.config import Endpoint
 
     if gateway is not None:
@@ -168,7 +168,7 @@ class Terminal:
         return bool(data)
 
     def _say(self, text: str) -> None:
-        from connserver.client import encoding_of
+        from connserver.client.blocking import encoding_of
         from connserver.encodings import Encoding
 
         try:

@@ -12,7 +12,7 @@ from connserver.cli.logs import LogFile, lines, parse
 from connserver.cli.pages import find
 from connserver.cli.progress import progress, shown_endpoint
 from connserver.cli.talk import short_form
-from connserver.client import encoding_of
+from connserver.client.blocking import encoding_of
 from connserver.encodings import Encoding
 from connserver.messages import ProcessRecord
 from connserver.scaffold import Game, is_game_name, scaffold
