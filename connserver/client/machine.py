@@ -401,13 +401,10 @@ class Machine:
             self._begin(call)
 
     def _catch_up(self) -> None:
-        """After a resume: rooms that did not fit into it, and values that nobody repeats."""
+        """After a resume: rooms that did not fit into it, and all rooms' values, which nobody repeats."""
         _, rest = self.rooms.resume_list()
-        for room in rest:
-            self._join_again(room, REJOIN_HISTORY)
-        for room in self.rooms.with_values():
-            if room not in rest:
-                self._join_again(room, 0)
+        for room in self.rooms.entered():
+            self._join_again(room, REJOIN_HISTORY if room in rest else 0)
 
     def _join_again(self, room: str, history: int) -> None:
         self._begin(Call(0, {"msg": "room.join", "room": room, "history": history}, inf))

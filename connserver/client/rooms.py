@@ -90,9 +90,9 @@ class Rooms:
                 rest.append(track.name)
         return told, rest
 
-    def with_values(self) -> list[str]:
-        """Rooms whose values may have changed while nobody told this client."""
-        return [track.name for track in self._tracks.values() if track.values and not track.joining]
+    def entered(self) -> list[str]:
+        """Rooms that this client is in."""
+        return [track.name for track in self._tracks.values() if not track.joining]
 
     def forget_session(self) -> list[str]:
         """The session is over: rooms that this client joined, to be joined again; others are forgotten."""

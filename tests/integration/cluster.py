@@ -217,11 +217,13 @@ class Cluster:
         return self.cli("send", '{"msg":"room.join","room":"lobby"}').returncode == 0
 
 
-def configuration(ports: list[int], *, groups: int, plugins: list[Path], more: str = "") -> str:
-    """A cluster.toml with a node, and a gateway on it, per port."""
+def configuration(
+    ports: list[int], *, groups: int, plugins: list[Path], more: str = "", gateways: int = 1
+) -> str:
+    """A cluster.toml with a node per so many ports, and a gateway on it per port."""
     nodes = [
-        f'[[nodes]]\nname = "n{number}"\ngateways = ["127.0.0.1:{port}"]\n'
-        for number, port in enumerate(ports, start=1)
+        f'[[nodes]]\nname = "n{number}"\ngateways = {json.dumps([f"127.0.0.1:{port}" for port in own])}\n'
+        for number, own in enumerate(zip(*[iter(ports)] * gateways, strict=True), start=1)
     ]
     attached = [f'[[plugins]]\npath = "{path}"\n' for path in plugins]
     head = f'[cluster]\nname = "test"\npartition_groups = {groups}\n'
@@ -235,16 +237,20 @@ def _die_with_the_tests() -> None:
 
 @contextlib.contextmanager
 def new_cluster(
-    *, nodes: int = 3, groups: int = 4, plugins: list[Path] | None = None, more: str = ""
+    *,
+    nodes: int = 3,
+    groups: int = 4,
+    plugins: list[Path] | None = None,
+    more: str = "",
+    gateways: int = 1,
 ) -> Iterator[Cluster]:
     """A cluster that is not started yet; stopped, if it was, and removed at the end."""
     # Not pytest's own folder: that is private, and root's PostgreSQL runs under another account.
     folder = Path(tempfile.mkdtemp(prefix="cs-test-"))
     folder.chmod(0o711)
-    ports = free_ports(nodes)
-    text = configuration(
-        ports, groups=groups, plugins=shipped_plugins() if plugins is None else plugins, more=more
-    )
+    ports = free_ports(nodes * gateways)
+    attached = shipped_plugins() if plugins is None else plugins
+    text = configuration(ports, groups=groups, plugins=attached, more=more, gateways=gateways)
     made = Cluster(folder, ports)
     made.file.write_text(text)
     try:
