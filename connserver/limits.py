@@ -158,6 +158,16 @@ INCIDENTS_BYTES = 16 << 20
 """Size at which a node's file of incidents is moved aside; one old file is kept."""
 PLUGIN_FILE_BYTES = 65_536
 """Size of a plugin.toml that is read at all."""
+NATIVE_LIBRARY_BYTES = 256 << 20
+"""Size of a plugin's library that is loaded: it is copied into memory first."""
+NATIVE_SYMBOLS = 200_000
+"""Exported symbols of a library that are looked at; ours have one."""
+NATIVE_TYPE_LEVELS = 8
+"""Words like "list of" before the type of a field or argument."""
+COMPILER_S = 600
+"""How long a compiler may take for one plugin."""
+COMPILER_OUTPUT_CHARS = 32_768
+"""What is shown of a compiler's words; the first fault is at their beginning."""
 LOG_FILE_BYTES = 16 << 20
 """Size at which a process's log is moved aside: one old file is kept, so twice this per process."""
 BACKGROUND_JOBS = 1_024

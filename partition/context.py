@@ -250,6 +250,13 @@ class RunContext(Context):
                 "this context belongs to a call that has ended; use the one of the present call"
             )
 
+    def reply_of(self, number: int) -> Reply:
+        """The Reply of the call that was made as the `number`th, from 0; ValueError if there was none."""
+        replies = self._replies or []
+        if number >= len(replies):
+            raise ValueError(f"it answers with its call {number}, and made {len(replies)}")
+        return replies[number][0]
+
     def defer(self, reply: Reply) -> None:
         """The callback returned this Reply: the call that it stands for answers the client."""
         for made, position in self._replies or ():

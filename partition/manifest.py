@@ -46,8 +46,11 @@ class Manifest:
         raise _error(self.folder, reason)
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """Read and check plugin.toml; PluginLoadError says what is wrong with it."""
+def read_manifest(folder: Path, *, built: bool = True) -> Manifest:
+    """Read and check plugin.toml; PluginLoadError says what is wrong with it.
+
+    `built`: the entry has to be there; who is about to compile it says no.
+    """
     content = _read(folder)
     unknown = sorted(set(content) - KEYS)
     if unknown:
@@ -60,7 +63,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise _error(folder, 'needs is a list of plugin names: needs = ["chat"]')
     name, version, language, entry = (str(content[key]) for key in ("name", "version", "language", "entry"))
     manifest = Manifest(folder.resolve(), name, version, language, entry, tuple(needs))
-    _check_entry(manifest)
+    _check_entry(manifest, built)
     return manifest
 
 
@@ -76,15 +79,16 @@ def _read(folder: Path) -> dict[str, object]:
         raise _error(folder, str(error)) from None
 
 
-def _check_entry(manifest: Manifest) -> None:
+def _check_entry(manifest: Manifest, built: bool) -> None:
     if manifest.language not in ENTRIES:
         known = ", ".join(f'"{language}"' for language in ENTRIES)
         manifest.refuse(f"language = {manifest.language!r} is not known; it is one of {known}")
     fits, wanted = ENTRIES[manifest.language]
     if not fits(manifest.entry):
         manifest.refuse(f"entry = {manifest.entry!r}: {wanted} is wanted")
-    if not (manifest.folder / manifest.entry).is_file():
-        manifest.refuse(f"entry = {manifest.entry!r}: there is no such file in the folder")
+    if built and not (manifest.folder / manifest.entry).is_file():
+        advice = f"; make it: cs-cluster plugin build {manifest.folder}" if manifest.language == NATIVE else ""
+        manifest.refuse(f"entry = {manifest.entry!r}: there is no such file in the folder{advice}")
 
 
 def _error(folder: Path, reason: str) -> PluginLoadError:

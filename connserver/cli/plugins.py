@@ -6,6 +6,7 @@ import click
 
 from connserver.cli.find import admin
 from connserver.cli.output import console, json_option, print_json, table
+from connserver.cli.plugin_build import build_command
 
 
 @click.group("plugin")
@@ -16,6 +17,9 @@ def plugin_command() -> None:
     Example:
       cs-cluster plugin list
     """
+
+
+plugin_command.add_command(build_command)
 
 
 @plugin_command.command("list")

@@ -1,26 +1,34 @@
-"""The world sample: moving, things, trade; and that nothing is ever lost or doubled."""
+"""The world samples: moving, things, trade; and that nothing is ever lost or doubled.
+
+There are two, in Python and in C++, of which everything here is true.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from connserver import Plugin
 from partition.testing import Client, TestWorld
+from tests.native import loaded
 
-FOLDER = Path(__file__).parents[2] / "plugins" / "world"
 USERS = ("ann", "bob", "dora", "eve")
 """Two of them live in each of the two partition groups."""
 
 
+@pytest.fixture(scope="module", params=["world", "world_native"])
+def plugin(request: pytest.FixtureRequest) -> Plugin:
+    return loaded(request.param)
+
+
 @pytest.fixture
-def world() -> Iterator[TestWorld]:
-    world = TestWorld([FOLDER])
+def world(plugin: Plugin) -> Iterator[TestWorld]:
+    world = TestWorld([plugin])
     yield world
     world.check()
 
@@ -140,8 +148,10 @@ def test_trade_across_partitions(world: TestWorld) -> None:
 @pytest.mark.parametrize("seller", ["bob", "dora"])
 @pytest.mark.parametrize("price", [5, 6])
 @pytest.mark.parametrize("step", range(1, 6))
-def test_a_trade_happens_once_whenever_a_worker_dies(seller: str, price: int, step: int) -> None:
-    world = TestWorld([FOLDER])
+def test_a_trade_happens_once_whenever_a_worker_dies(
+    plugin: Plugin, seller: str, price: int, step: int
+) -> None:
+    world = TestWorld([plugin])
     ann, other = world.login("ann"), world.login(seller)
     world.put(ann, gold=10)
     world.put(other, bag=["sword"])
@@ -190,10 +200,12 @@ ACTIONS = st.one_of(
     st.lists(st.integers(1, 12), max_size=3),
 )
 def test_gold_and_things_are_conserved(
-    actions: list[tuple[str, tuple[str, dict[str, Any]]]], crashes: list[int]
+    plugin: Plugin,
+    actions: list[tuple[str, tuple[str, dict[str, Any]]]],
+    crashes: list[int],
 ) -> None:
     """Whatever players do, whatever is refused, and whenever workers die."""
-    world = TestWorld([FOLDER])
+    world = TestWorld([plugin])
     clients: dict[str, Client] = {user: world.login(user) for user in USERS}
     for client in clients.values():
         world.put(client, gold=10, bag=list(THINGS))
