@@ -46,7 +46,7 @@ extern int PyTuple_SetItem(PyObject *, Py_ssize_t, PyObject *);
 extern PyObject *PyList_New(Py_ssize_t);
 extern int PyList_Append(PyObject *, PyObject *);
 extern PyObject *PyObject_CallObject(PyObject *, PyObject *);
-extern PyObject *PyCFunction_NewEx(PyMethodDef *, PyObject *, PyObject *);
+extern PyObject *(PyCFunction_NewEx)(PyMethodDef *, PyObject *, PyObject *);
 extern PyObject *PyCapsule_New(void *, const char *, PyCapsule_Destructor);
 extern void *PyCapsule_GetPointer(PyObject *, const char *);
 extern PyObject *PyErr_Occurred(void);

@@ -175,6 +175,8 @@ class _Method:
         self._me = classes.get(self._kind, Object)
         if not isfinite(self._hz):
             raise ValueError(f"{self._name}: its rate is not finite")
+        if self._sort not in range(CLIENT, ON_EXPIRE + 1):
+            raise ValueError(f"{self._name}: {self._sort} is no sort of method")
         self._refuse_flags()
 
     def _refuse_flags(self) -> None:
@@ -198,11 +200,9 @@ class _Method:
         elif self._sort == EVERY:
             where = unpack_map(self._where, f"{self._name}: `where`")
             plugin.every(hz=self._hz, kind=self._me if self._kind else None, where=where)(self._ticking())
-        elif self._sort in (ON_JOIN, ON_LEAVE, ON_EXPIRE):
+        else:
             hooks = {ON_JOIN: plugin.on_join, ON_LEAVE: plugin.on_leave, ON_EXPIRE: plugin.on_expire}
             hooks[self._sort](self._called())
-        else:
-            raise ValueError(f"{self._name}: {self._sort} is no sort of method")
 
     def _called(self) -> Callable[..., Any]:
         run = self._run
