@@ -87,7 +87,9 @@ def _check_entry(manifest: Manifest, built: bool) -> None:
     if not fits(manifest.entry):
         manifest.refuse(f"entry = {manifest.entry!r}: {wanted} is wanted")
     if built and not (manifest.folder / manifest.entry).is_file():
-        advice = f"; make it: cs-cluster plugin build {manifest.folder}" if manifest.language == NATIVE else ""
+        advice = (
+            f"; make it: cs-cluster plugin build {manifest.folder}" if manifest.language == NATIVE else ""
+        )
         manifest.refuse(f"entry = {manifest.entry!r}: there is no such file in the folder{advice}")
 
 

@@ -19,7 +19,8 @@ import pytest
 from connserver.errors import PluginLoadError
 from connserver.native.build import EXPORTS, HERE, build_plugin, find_compiler
 from connserver.plugin.declare import Plugin
-from partition.loader import import_plugin, read_manifest
+from partition.loader import load_plugin
+from partition.manifest import NATIVE, read_manifest
 
 PLUGINS = Path(__file__).resolve().parents[1] / "plugins"
 
@@ -54,7 +55,7 @@ def sample(name: str) -> Path:
     compiler()
     target = folder() / name
     shutil.copytree(PLUGINS / name, target, ignore=shutil.ignore_patterns("*.so"))
-    manifest = read_manifest(target)
+    manifest = read_manifest(target, built=False)
     build_plugin(target, manifest.entry, ("-g0", "-O1"))
     return target
 
@@ -63,9 +64,7 @@ def sample(name: str) -> Path:
 def loaded(name: str) -> Plugin:
     """A sample plugin, in Python or C++, loaded once."""
     path = PLUGINS / name
-    if read_manifest(path).language == "c++":
-        path = sample(name)
-    return import_plugin(read_manifest(path))
+    return load_plugin(sample(name) if read_manifest(path, built=False).language == NATIVE else path)
 
 
 def library(where: Path, source: str, *flags: str, plugin: str = "small", version: str = "1.0.0") -> Path:

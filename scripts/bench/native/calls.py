@@ -20,7 +20,7 @@ from connserver.native.build import build_plugin
 from partition.assembly import assemble
 from partition.dispatch import Dispatcher
 from partition.effects import Caller
-from partition.loader import import_plugin, read_manifest
+from partition.loader import load_plugin
 from partition.objects import Store
 
 CALLS = 250
@@ -87,7 +87,7 @@ def main() -> int:
     """Build, measure, print a table."""
     folder = Path(__file__).parent
     build_plugin(folder, "libecho.so")
-    python, native = caller_of(in_python()), caller_of(import_plugin(read_manifest(folder)))
+    python, native = caller_of(in_python()), caller_of(load_plugin(folder))
     print(f"{'method':8}  {'Python':>7}  {'C++':>7}  {'more':>7}  µs per call, dispatch included")
     for name in METHODS:
         method = f"echo.{name}"

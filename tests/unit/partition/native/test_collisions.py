@@ -9,7 +9,7 @@ import pytest
 
 from connserver.errors import PluginLoadError
 from connserver.plugin.declare import Plugin
-from partition.loader import import_plugin, read_manifest
+from partition.loader import load_plugin
 from partition.native import load
 from partition.native.collisions import ENTRY, File, Loaded, Report, compare
 from partition.native.elf import Elf
@@ -70,7 +70,7 @@ def built(name: str, who: int, *flags: str, version: str = "1.0.0") -> Path:
 
 
 def loaded(path: Path) -> Plugin:
-    return import_plugin(read_manifest(path))
+    return load_plugin(path)
 
 
 def numbers(world: TestWorld, name: str) -> list[int]:
@@ -111,7 +111,6 @@ def test_two_versions_of_one_plugin_run_side_by_side() -> None:
     assert numbers(one, "both") == [11, 11, 11, 11, 11, 10]
     assert numbers(two, "both") == [61, 61, 61, 61, 61, 60]
     assert numbers(one, "both")[0] == 12
-    assert (one.plugins.plugins, two.plugins.plugins) == ({"both": "1.0.0"}, {"both": "2.0.0"})
 
 
 def test_a_library_that_is_loaded_twice_is_two() -> None:

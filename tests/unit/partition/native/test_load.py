@@ -10,7 +10,7 @@ import pytest
 
 from connserver.errors import PluginLoadError
 from connserver.plugin.declare import Plugin
-from partition.loader import import_plugin, load_plugins, read_manifest
+from partition.loader import load_plugin, load_plugins
 from partition.testing import TestWorld
 from tests.native import KEPT_APART, folder, library
 
@@ -24,7 +24,7 @@ def hostile() -> Path:
 
 @pytest.fixture(scope="module")
 def plugin(hostile: Path) -> Plugin:
-    return import_plugin(read_manifest(hostile))
+    return load_plugin(hostile)
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def world(plugin: Plugin) -> Iterator[TestWorld]:
         ("endless", "its name is too long for a name, or has no end"),
         ("bytes", "its name is no text in UTF-8"),
         ("badname", "'Small Plugin' is no plugin name"),
-        ("other", "it names small 1.0.0, but .* is small 9.9.9"),
+        ("other", "it names small 1.0.0, but .* makes small 9.9.9"),
         ("kinds", "its kinds are more than a plugin may have"),
         ("nokinds", "its kinds are counted, but their table is NULL"),
         ("unaligned", "its methods are in a table out of line"),
