@@ -183,7 +183,7 @@ CLIENT_EVENTS = 1_024
 """Events kept for a program that does not read them; past it the oldest give way to a named loss."""
 CLIENT_ROOMS = 1_024
 """Rooms whose events a client library counts; of more, events are passed on uncounted."""
-CLIENT_SENDS = 32
+CLIENT_CONNECTIONS = 32
 """Connections on which one call is sent: one that breaks every connection must not do so for ever."""
 CLIENT_RESUME_BYTES = 3_072
 """Rooms in one `session.resume`, as JSON: before login a gateway reads 4 KiB. More are joined again."""

@@ -16,7 +16,9 @@ from connserver.model import Message
 
 @dataclass(slots=True)
 class Call:
-    """One call. `ticket` is what the program knows it by (0: the client's own); `sends` counts connections.
+    """One call. `ticket` is what the program knows it by (0: the client's own).
+
+    `sends` counts how often it was sent, `connections` those that broke over it.
 
     `again_at`: when it is sent once more; `until`: from when on it is not put off any more. Monotonic s.
     """
@@ -26,6 +28,7 @@ class Call:
     until: float
     id: int = 0
     sends: int = 0
+    connections: int = 0
     again_at: float = inf
 
     @property
@@ -63,7 +66,7 @@ class Calls:
 
     def number(self, call: Call) -> None:
         """Give a call its id: a fresh one, above all before it."""
-        call.id, call.sends, call.again_at = self._next_id, 0, inf
+        call.id, call.sends, call.connections, call.again_at = self._next_id, 0, 0, inf
         self._next_id += 1
         self._by_id[call.id] = call
 

@@ -4,18 +4,16 @@
 // is named as missing.
 
 const PUT_OFF = ["unavailable", "overloaded", "rate_limited", "timeout"];
-const SENDS = 32, ROOMS = 1024, HISTORY = 256, RESUME_BYTES = 3072, KICKED = 4003, REPLACED = 4002;
+const CONNECTIONS = 32, ROOMS = 1024, HISTORY = 256, RESUME_BYTES = 3072;
 const NAME = /^[A-Za-z_][A-Za-z0-9_.-]{0,63}$/;
 const OUTSIDE_XML = /[^\t\n\r\u{20}-\u{d7ff}\u{e000}-\u{fffd}\u{10000}-\u{10ffff}]/u;
-const HEAD = new Set(["msg", "id", "status"]), ROOM_HEAD = new Set(["msg", "room", "seq", "from"]);
-const without = (message, names) => Object.fromEntries(Object.entries(message).filter(([name]) => !names.has(name)));
 const bytes = text => new TextEncoder().encode(text).length;
 
-/** A call that was not carried out: `error` is the protocol's word, `reason` a sentence. */
+/** A call that was not carried out; it has the fields of the error reply. */
 export class CallError extends Error {
-  constructor({ error, reason = "no reason given", code, retry_after_ms, incident }) {
-    super(`${error}: ${reason}`);
-    Object.assign(this, { name: this.constructor.name, error, reason, code, incident, retryAfterMs: retry_after_ms });
+  constructor(reply) {
+    super(`${reply.error}: ${reply.reason}`);
+    Object.assign(this, reply);
   }
 }
 
@@ -24,9 +22,9 @@ export class Refused extends CallError {}
 
 /** The session has ended. `why`: expired, replaced, kicked, closed or unreachable. */
 export class SessionOver extends Error {
-  constructor(why, reason, mayHaveRun = false) {
-    super(mayHaveRun ? `${reason}; this call may have run` : reason);
-    Object.assign(this, { name: "SessionOver", why, reason, mayHaveRun });
+  constructor(why, reason = `the session is ${why}`, mayHaveRun = false) {
+    super(reason + (mayHaveRun ? "; this call may have run" : ""));
+    Object.assign(this, { why, reason, mayHaveRun });
   }
 }
 
@@ -35,18 +33,26 @@ const about = (error, sent) => error instanceof SessionOver ? new SessionOver(er
 
 /** What the gateway would refuse without saying which call it was, is refused here. */
 function check(value, levels, fields) {
-  const bad = (error, reason) => { throw new CallError({ error, reason }); };
-  if (typeof value === "string" && OUTSIDE_XML.test(value)) bad("bad_message", "text with characters outside XML 1.0");
-  if (typeof value === "number" && !(Number.isInteger(value) ? Number.isSafeInteger(value) : Number.isFinite(value)))
-    bad("bad_message", `${value} is no number that every client holds`);
-  if (value === null || typeof value !== "object") return;
-  if (!levels) bad("too_large", "nested in too many levels");
-  const names = Object.keys(value);
-  if (!Array.isArray(value)) {
-    if (names.length > fields) bad("too_large", `a map of ${names.length} fields; ${fields} are allowed`);
-    for (const name of names) if (!NAME.test(name)) bad("bad_message", `${name} is no field name`);
+  const no = (bad, error, what) => { if (bad) throw new CallError({ error, reason: what }); };
+  const kind = typeof value;
+  no(kind === "string" && OUTSIDE_XML.test(value), "bad_message", "no XML 1.0 text");
+  no(kind === "number" && !(Number.isSafeInteger(value) || Number.isFinite(value) && value % 1), "bad_message",
+    `${value} is not exact`);
+  if (kind !== "object" || !value) return;
+  const names = Object.keys(value), isMap = !Array.isArray(value);
+  no(!levels || isMap && names.length > fields, "too_large", "levels or fields");
+  for (const name of names) {
+    no(isMap && !NAME.test(name), "bad_message", `${name} is no name`);
+    check(value[name], levels - 1, fields);
   }
-  for (const name of names) check(value[name], levels - 1, fields);
+}
+
+/** Passes `first` to `last` on as missing, as far as they are after what was counted. */
+function skip(counter, stream, first, last, event) {
+  first = Math.max(first, counter.last + 1);
+  if (last < first) return;
+  counter.last = last;
+  stream.put({ ...event, first, last });
 }
 
 /** Events for `for await`, one reader; bounded, and volatile changes are merged. */
@@ -57,7 +63,7 @@ class Stream {
 
   put(event) {
     if (event.kind === "RoomChange") {
-      for (const change of event.changes) this.#changes.set(JSON.stringify([change.sender, change.key]), change);
+      for (const change of event.changes) this.#changes.set(`${change.sender}\n${change.key}`, change);
       this.#last = event;
     } else if (this.#queue.push(event) > this.#most) this.#lose(this.#queue.shift());
     this.#wake();
@@ -65,9 +71,9 @@ class Stream {
 
   #lose(event) {
     const first = event.first ?? event.seq ?? event.number, last = event.last ?? first, before = this.#loss;
-    if (first === undefined) return;
     const kind = event.room === undefined ? "EventsLost" : "RoomGap";
-    this.#loss = { kind, room: event.room, first: Math.min(first, before?.first ?? first), last, cause: "overflow" };
+    if (first !== undefined)
+      this.#loss = { kind, room: event.room, first: before?.first ?? first, last, cause: "overflow" };
   }
 
   end(error) { this.#over ??= { error }; this.#wake(); }
@@ -78,8 +84,7 @@ class Stream {
     const loss = this.#loss;
     this.#loss = undefined;
     if (loss || this.#queue.length) return loss ?? this.#queue.shift();
-    if (!this.#last) return undefined;
-    const change = { ...this.#last, changes: [...this.#changes.values()] };
+    const change = this.#last && { ...this.#last, changes: [...this.#changes.values()] };
     this.#last = undefined;
     this.#changes.clear();
     return change;
@@ -90,8 +95,7 @@ class Stream {
       const value = this.#take();
       if (value) return { value, done: false };
       if (this.#over?.error) throw this.#over.error;
-      if (this.#over) return { value: undefined, done: true };
-      if (this.#reader) throw new Error("these events have a reader already");
+      if (this.#over) return { done: true };
       await new Promise(wake => { this.#reader = wake; });
     }
   }
@@ -103,98 +107,87 @@ class Stream {
 export class Room {
   #ask;
   last = -1;          // the newest seq passed on; -1: none is known
-  joining = false;    // the answer to the join is still to come
+  untold = false;     // too much to be told at the last resume
+  joining = false;    // the answer to the join is still to come, or that to the leave
   wanted = false;     // joined by this client itself
   state = new Map();  // key → Map of sender → value
 
   constructor(name, ask, most) { this.name = name; this.#ask = ask; this.stream = new Stream(most); }
 
-  get seq() { return Math.max(0, this.last); }
   events() { return this.stream; }
   async send(fields) { return (await this.#ask("room.send", { ...fields, room: this.name })).seq; }
-  async update(key, value) { await this.#ask("room.update", { room: this.name, key, value }); }
-  async leave() { await this.#ask("room.leave", { room: this.name }); }
+  update(key, value) { return this.#ask("room.update", { room: this.name, key, value }); }
+
+  leave() {
+    this.joining = true;  // from here on its events are of no interest
+    return this.#ask("room.leave", { room: this.name });
+  }
 
   async who() {
     const names = [];
-    for (let more = true; more;) {
-      const page = await this.#ask("room.who", { room: this.name, ...(names.length && { after: names.at(-1) }) });
-      names.push(...page.members);
-      more = page.more && page.members.length;
+    for (;;) {
+      const { members, more } = await this.#ask("room.who", { room: this.name, after: names.at(-1) ?? "" });
+      names.push(...members);
+      if (!more || !members.length) return names;
     }
-    return names;
   }
 
   joined(seq, history) {
-    if (this.joining || this.last < 0 || seq < this.last) this.last = seq - Math.min(history, seq);
+    if (this.joining || this.last < 0 || seq < this.last) this.last = Math.max(0, seq - history);
     this.joining = false;
-    const changes = [...this.state].flatMap(([key, by]) => [...by.keys()].map(sender => ({ sender, key, value: null })));
-    this.state.clear();
-    if (changes.length) this.stream.put({ kind: "RoomChange", room: this.name, time: 0, changes });
+    this.#change(0, [...this.state].flatMap(([key, by]) => [...by.keys()].map(sender => ({ sender, key, value: null }))));
   }
 
   received(message) {
-    const room = this.name, { seq } = message;
+    const { msg, room, seq, from: sender, ...fields } = message;
     if (this.joining) return;
-    if (message.msg === "room.message") {
+    if (msg === "room.message") {
       if (this.last < 0) this.last = seq - 1;
       if (seq <= this.last) return;
-      this.gap(this.last + 1, seq - 1, "skipped");
+      this.#skip(0, seq - 1, "skipped");
       this.last = seq;
-      this.stream.put({ kind: "RoomMessage", room, seq, sender: message.from, fields: without(message, ROOM_HEAD) });
-    } else if (message.msg === "room.gap" && this.last >= 0) this.gap(message.from, message.to, "gone");
-    else if (message.msg === "room.state") this.#change(message);
+      this.stream.put({ kind: "RoomMessage", room, seq, sender, fields });
+    } else if (msg === "room.gap" && this.last >= 0) this.#skip(sender, fields.to, "gone");
+    else if (msg === "room.state")
+      this.#change(fields.t, fields.changes.map(({ from, key, value = null }) => ({ sender: from, key, value })));
   }
 
-  gap(first, last, cause) {
-    first = Math.max(first, this.last + 1);
-    if (last < first) return;
-    this.last = last;
-    this.stream.put({ kind: "RoomGap", room: this.name, first, last, cause });
-  }
+  #skip(first, last, cause) { skip(this, this.stream, first, last, { kind: "RoomGap", room: this.name, cause }); }
 
-  #change(message) {
-    const changes = message.changes.map(({ from, key, value = null }) => ({ sender: from, key, value }));
+  #change(time, changes) {
     for (const { sender, key, value } of changes) {
-      if (!this.state.has(key)) this.state.set(key, new Map());
-      const by = this.state.get(key);
+      const by = this.state.get(key) ?? new Map();
       if (value === null) by.delete(sender); else by.set(sender, value);
-      if (!by.size) this.state.delete(key);
+      if (by.size) this.state.set(key, by); else this.state.delete(key);
     }
-    if (changes.length) this.stream.put({ kind: "RoomChange", room: this.name, time: message.t, changes });
+    if (changes.length) this.stream.put({ kind: "RoomChange", room: this.name, time, changes });
   }
 }
 
 /** One user's session with a cluster, over whichever of the gateways takes it. */
 export class Client {
   #options; #urls; #address = 0; #socket; #timer; #failures = 0; #readySince = 0; #told;
-  #token = ""; #hadSession = false; #n = 0; #nextId = 1; #calls = new Map(); #later = new Set(); #turns = [];
-  #keepaliveMs = 30000; #heard = 0; #limits = { message_bytes: 65536, nesting_levels: 32, fields: 64 };
-  #stream; #opened; #error; #closed;
+  #token = ""; #nextId = 1; #calls = new Map(); #turns = [];
+  #heard = 0; #hello = { keepalive_ms: 30000, limits: { message_bytes: 65536, nesting_levels: 32, fields: 64 } };
+  #stream; #opened; #error; #close; #counter = { last: 0 };
+  #closed = new Promise(done => { this.#close = done; });
   rooms = new Map();
   state = "new";
 
   constructor(gateways, options = {}) {
     this.#urls = [gateways].flat().map(url => /^wss?:/.test(url) ? url
       : `${globalThis.location?.protocol === "https:" ? "wss" : "ws"}://${url}/`);
-    if (!this.#urls.length) throw new TypeError("a client needs the address of a gateway");
     this.#options = { patienceMs: 0, inFlight: 64, events: 1024, WebSocket: globalThis.WebSocket, ...options };
-    if (!this.#options.WebSocket) throw new TypeError("no WebSocket here: give one as an option");
     this.#stream = new Stream(this.#options.events);
-    this.#closed = new Promise(done => { this.#opened = { done }; });
   }
 
   static open(gateways, options) { return new Client(gateways, options).open(options?.openMs); }
 
   /** Log in. */
-  open(openMs = 10000) {
-    return new Promise((resolve, reject) => {
-      const late = setTimeout(() => this.#end(new SessionOver("unreachable",
-        `no session at ${this.#urls} within ${openMs} ms: ${this.failure}`)), openMs);
-      const first = settle => value => { clearTimeout(late); settle(value); };
-      Object.assign(this.#opened, { resolve: first(() => resolve(this)), reject: first(reject) });
-      this.#connect();
-    });
+  async open(openMs = 10000) {
+    const late = setTimeout(() => this.#end("unreachable", `no session at ${this.#urls}: ${this.failure}`), openMs);
+    this.#connect();
+    return new Promise((resolve, reject) => { this.#opened = { resolve, reject }; }).finally(() => clearTimeout(late));
   }
 
   /** Log out and close. */
@@ -202,23 +195,19 @@ export class Client {
     if (this.state === "ready") {
       this.#become("leaving");
       this.#send({ msg: "logout" });
-      this.#at(2000, () => this.#end(new SessionOver("closed", "the client was closed")));
-    } else if (this.state !== "leaving") this.#end(new SessionOver("closed", "the client was closed"));
+      this.#at(2000, () => this.#end("closed"));
+    } else if (this.state !== "leaving") this.#end("closed");
     return this.#closed;
   }
 
   /** Call a method; the fields of its result. It runs once, whatever breaks meanwhile. */
-  call(method, fields = {}, { signal } = {}) {
+  call(method, fields = {}) {
     return new Promise((resolve, reject) => {
-      const message = { ...fields, msg: method }, { message_bytes, nesting_levels } = this.#limits;
-      check(message, nesting_levels, this.#limits.fields);
-      const size = bytes(JSON.stringify(message)) + 24;
-      if (size > message_bytes || "id" in fields)
-        throw new CallError({ error: size > message_bytes ? "too_large" : "bad_argument", reason: "id, or too many bytes" });
-      signal?.throwIfAborted();
-      const call = { message, resolve, reject, until: Date.now() + this.#options.patienceMs, sends: 0 };
-      signal?.addEventListener("abort", () => { this.#forget(call); reject(signal.reason); }, { once: true });
-      this.#turns.push(call);
+      const message = { ...fields, msg: method, id: 2 ** 53 - 1 }, { limits } = this.#hello;
+      check(message, limits.nesting_levels, limits.fields + 1);
+      if (bytes(JSON.stringify(message)) > limits.message_bytes)
+        throw new CallError({ error: "too_large", reason: "too many bytes" });
+      this.#turns.push({ message, resolve, reject, until: Date.now() + this.#options.patienceMs, sends: 0 });
       this.#next();
     });
   }
@@ -236,14 +225,14 @@ export class Client {
     return this.rooms.get(name);
   }
 
-  /** What is for this user alone. */
+  /** Events for this user alone. */
   events() { return this.#stream; }
 
   // --- connections ---
 
   #become(state) {
     this.state = state;
-    if (["ready", "waiting", "over"].includes(state)) this.#options.onstate?.(state);
+    this.#options.onstate?.(state);
   }
 
   #at(ms, what) { clearTimeout(this.#timer); this.#timer = setTimeout(what, ms); }
@@ -254,32 +243,35 @@ export class Client {
     const url = this.#urls[this.#address], socket = new this.#options.WebSocket(url, "connserver.v1.json");
     const mine = what => event => { if (socket === this.#socket) what(event); };
     this.#socket = socket;
-    this.#at(10000, () => this.#drop("no session within 10 s"));
+    this.#at(10000, () => this.#drop("no answer"));
     socket.onopen = mine(async () => {
       this.#become("entering");
-      this.#send({ msg: "hello", protocol: 1, client: "connserver-js" });
+      this.#send({ msg: "hello", protocol: 1 });
       await this.#enter();
     });
     socket.onmessage = mine(({ data }) => this.#received(data));
     // not everywhere does a close follow an error before the opening
-    socket.onerror = mine(() => { if (this.state === "connecting") this.#drop(`${url}: no connection`); });
-    socket.onclose = mine(({ code, reason }) => this.#lost(code, `${url}: ${reason || `closed with code ${code}`}`));
+    socket.onerror = mine(() => { if (this.state === "connecting") this.#drop(url); });
+    socket.onclose = mine(({ code, reason }) => this.#lost(code, `${url}: ${reason || code}`));
   }
 
   #drop(reason, waitMs) {
+    this.#hangUp();
+    this.#lost(0, reason, waitMs);
+  }
+
+  #hangUp() {
     const socket = this.#socket;
     this.#socket = undefined;
     socket?.close();
-    this.#lost(0, reason, waitMs);
   }
 
   #lost(code, reason, waitMs = 0) {
     this.failure = this.#told ?? reason;
     this.#socket = undefined;
-    if (this.state === "leaving") return this.#end(new SessionOver("closed", "the client was closed"));
-    if (code === KICKED && this.#token) return this.#end(new SessionOver("kicked", "the session was ended by the cluster (kicked)"));
-    if (code === REPLACED && this.state === "ready")
-      return this.#end(new SessionOver("replaced", "another connection has taken the session over"));
+    if (this.state === "leaving") return this.#end("closed");
+    const final = this.state === "ready" && { 4002: "replaced", 4003: "kicked" }[code];
+    if (final) return this.#end(final);
     if (this.state === "ready" && Date.now() - this.#readySince >= 5000) this.#failures = 0;
     this.#become("waiting");
     this.#address = (this.#address + 1) % this.#urls.length;
@@ -288,52 +280,44 @@ export class Client {
   }
 
   #listen() {
-    const most = this.#options.silenceMs ?? 2 * this.#keepaliveMs, silence = Date.now() - this.#heard;
-    if (silence >= most) return this.#drop(`nothing was heard for ${silence} ms`);
+    const most = this.#options.silenceMs ?? 2 * this.#hello.keepalive_ms, silence = Date.now() - this.#heard;
+    if (silence >= most) return this.#drop("silence");
     if (silence >= most / 2) this.#send({ msg: "ping" });
-    this.#at(silence >= most / 2 ? most - silence : most / 2 - silence, () => this.#listen());
+    this.#at(most / 4, () => this.#listen());
   }
 
   #send(message) { if (this.#socket?.readyState === 1) this.#socket.send(JSON.stringify(message)); }
 
-  #end(error) {
+  #end(why, reason) {
     if (this.state === "over") return;
+    const error = why instanceof Error ? why : new SessionOver(why, reason);
     clearTimeout(this.#timer);
-    const socket = this.#socket;
-    this.#socket = undefined;
-    socket?.close();
+    this.#hangUp();
     this.#error = error;
-    for (const call of [...this.#calls.values(), ...this.#later, ...this.#turns.splice(0)]) {
+    for (const call of [...this.#calls.values(), ...this.#turns.splice(0)]) {
       clearTimeout(call.timer);
       call.reject?.(about(error, call.sends > 0));
     }
     this.#calls.clear();
-    this.#later.clear();
     this.#become("over");
     const asked = error.why === "closed" ? undefined : error;
     for (const room of this.rooms.values()) room.stream.end(asked);
     this.#stream.end(asked);
-    this.#opened.reject?.(error);
-    this.#opened.done();
+    this.#opened?.reject(error);
+    this.#close();
   }
 
   // --- sessions ---
 
-  /** Rooms for `session.resume`, as far as a gateway reads them before login; and the rest. */
-  #resumable() {
-    const told = [], rest = [];
-    let size = 0;
-    for (const room of this.rooms.values()) if (!room.joining && room.last >= 0) {
-      size += bytes(room.name) + 40;
-      (size <= RESUME_BYTES ? told : rest).push(room);
-    }
-    return [told, rest];
-  }
-
   async #enter() {
     if (this.#token) {
-      const rooms = this.#resumable()[0].map(({ name, last }) => ({ room: name, seq: last }));
-      return this.#send({ msg: "session.resume", resume: this.#token, n: this.#n, rooms });
+      let size = 0;
+      const rooms = [...this.rooms.values()].filter(room => {
+        // before login a gateway reads so much; the others are joined again with their history
+        room.untold = room.last < 0 || (size += bytes(room.name) + 40) > RESUME_BYTES;
+        return !room.untold;
+      }).map(({ name, last }) => ({ room: name, seq: last }));
+      return this.#send({ msg: "session.resume", resume: this.#token, n: this.#counter.last, rooms });
     }
     const socket = this.#socket, { user, token } = this.#options;
     try {
@@ -345,12 +329,12 @@ export class Client {
   #entry(reply) {
     if (reply.status === 0) return this.#entered(reply);
     const error = errorOf(reply);
-    if (PUT_OFF.includes(error.error)) this.#drop(error.message, error.retryAfterMs);
+    if (PUT_OFF.includes(error.error)) this.#drop(error.message, error.retry_after_ms);
     else if (!this.#token) this.#end(error);
-    else if (!this.#options.loginAgain) this.#end(new SessionOver("expired", error.reason));
+    else if (!this.#options.loginAgain) this.#end("expired", error.reason);
     else {
       this.#token = "";
-      this.#n = 0;
+      this.#counter.last = 0;
       for (const call of this.#calls.values()) if (call.sends && !joins(call)) {
         this.#forget(call);
         call.reject?.(new SessionOver("expired", error.reason, true));
@@ -360,10 +344,8 @@ export class Client {
   }
 
   #entered(reply) {
-    const resumed = this.#token, again = !resumed && this.#hadSession;
-    Object.assign(this, { user: reply.user, oid: reply.oid });
-    this.#token = reply.resume;
-    this.#hadSession = true;
+    const resumed = this.#token, again = !resumed && this.oid;
+    ({ user: this.user, oid: this.oid, resume: this.#token } = reply);
     this.#readySince = Date.now();
     this.#become("ready");
     const calls = [...this.#calls.values()];
@@ -375,14 +357,18 @@ export class Client {
         else if (!room.joining) this.#joinAgain(room, HISTORY);
       }
       for (const call of calls) if (call.reject) this.#begin(call);
-    } else for (const call of calls) this.#sendCall(call);
+    } else for (const call of calls) {
+      if (call.sends && ++call.connections > CONNECTIONS) {
+        this.#forget(call);
+        this.#fail(call, new CallError({ error: "timeout", reason: "it breaks connections" }));
+      } else this.#sendCall(call);
+    }
     if (resumed) {
-      const [, rest] = this.#resumable();
       for (const room of this.rooms.values())
-        if (!room.joining) this.#joinAgain(room, rest.includes(room) ? HISTORY : 0);
+        if (!room.joining) this.#joinAgain(room, room.untold && room.last >= 0 ? HISTORY : 0);
     }
     this.#listen();
-    this.#opened.resolve();
+    this.#opened.resolve(this);
   }
 
   #joinAgain(room, history) {
@@ -393,7 +379,7 @@ export class Client {
 
   get #full() {
     const oldest = this.#calls.keys().next().value ?? this.#nextId;
-    return this.#nextId - oldest + this.#later.size >= this.#options.inFlight;
+    return this.#nextId - oldest >= this.#options.inFlight;
   }
 
   #next() {
@@ -405,7 +391,7 @@ export class Client {
 
   #begin(call) {
     call.id = this.#nextId++;
-    call.sends = 0;
+    call.sends = call.connections = 0;
     this.#calls.set(call.id, call);
     if (joins(call) && call.reject) {
       const known = this.rooms.has(call.message.room), room = this.room(call.message.room);
@@ -417,28 +403,25 @@ export class Client {
 
   #sendCall(call) {
     clearTimeout(call.timer);
-    if (call.sends++ < SENDS) return this.#send({ ...call.message, id: call.id });
-    this.#forget(call);
-    this.#fail(call, new CallError({ error: "timeout", reason: `no answer on ${SENDS} connections; it may have run` }));
+    call.sends++;
+    this.#send({ ...call.message, id: call.id });
   }
 
   #forget(call) {
     clearTimeout(call.timer);
     this.#calls.delete(call.id);
-    this.#later.delete(call);
-    this.#turns = this.#turns.filter(other => other !== call);
     this.#next();
   }
 
   #answered(call, reply) {
     const { room, history = 0 } = call.message, error = reply.status === 0 ? undefined : errorOf(reply);
-    const wait = Math.max(100, error?.retryAfterMs ?? 0);
+    const wait = Math.max(100, error?.retry_after_ms ?? 0);
     if (PUT_OFF.includes(error?.error) && Date.now() + wait <= call.until) {
       // rate_limited is kept as the reply of this id, so it needs another; the others may have run
       const fresh = error.error === "rate_limited";
-      if (fresh) { this.#calls.delete(call.id); this.#later.add(call); }
+      if (fresh) call.sends = 0;
       call.timer = setTimeout(() => {
-        if (fresh) { this.#later.delete(call); this.#begin(call); }
+        if (fresh) { this.#forget(call); this.#begin(call); }
         else if (this.state === "ready") this.#sendCall(call);
       }, wait);
       return;
@@ -449,12 +432,16 @@ export class Client {
     else {
       if (joins(call)) this.room(room).joined(reply.seq, history);
       else if (call.message.msg === "room.leave") this.#leave(room);
-      call.resolve?.(without(reply, HEAD));
+      const { msg, id, status, ...result } = reply;
+      call.resolve?.(result);
     }
     this.#next();
   }
 
-  #leave(name, error) { this.rooms.get(name)?.stream.end(error); this.rooms.delete(name); }
+  #leave(name) {
+    this.rooms.get(name)?.stream.end();
+    this.rooms.delete(name);
+  }
 
   #fail(call, error) {
     const room = joins(call) && this.rooms.get(call.message.room);
@@ -470,39 +457,33 @@ export class Client {
   #received(data) {
     let message;
     this.#heard = Date.now();
-    try { message = JSON.parse(data); } catch { return this.#drop("the gateway sends no JSON"); }
+    try { message = JSON.parse(data); } catch { return this.#drop("no JSON"); }
     if ("status" in message) this.#reply(message);
-    else if (message.msg === "session.gap") this.#gap(message.from, message.to, "gone");
-    else if (message.msg.startsWith("room.") && "room" in message) {
+    else if (message.msg === "session.gap") this.#skip(message.from, message.to, "gone");
+    else if (`${message.msg}`.startsWith("room.") && "room" in message) {
       if (this.rooms.has(message.room) || this.rooms.size < ROOMS) this.room(message.room).received(message);
-    } else if (!["keepalive", "goodbye"].includes(message.msg)) this.#direct(message);
+    } else if (message.msg !== "keepalive") this.#heardOf(message);
   }
 
   #reply(reply) {
     const call = this.#calls.get(reply.id);
     if (call && this.state === "ready") this.#answered(call, reply);
-    else if (reply.id !== undefined) return;
-    else if (reply.msg === "hello" && reply.status === 0) {
-      this.#keepaliveMs = reply.keepalive_ms;
-      this.#limits = reply.limits;
-    } else if (this.state === "entering" && ["login", "session.resume"].includes(reply.msg)) this.#entry(reply);
-    else if (this.state === "leaving" && reply.msg === "logout") this.#end(new SessionOver("closed", "the client was closed"));
+    else if (reply.limits) this.#hello = reply;
+    else if (this.state === "entering" && ["login", "session.resume"].includes(reply.msg)) this.#entry(reply);
+    else if (this.state === "leaving" && reply.msg === "logout") this.#end("closed");
     else if (reply.msg === "error") this.#told = errorOf(reply).message;
   }
 
-  #direct({ msg, n = 0, ...fields }) {
-    if (n && n <= this.#n) return;
-    if (n) this.#gap(this.#n + 1, n - 1, "skipped");
-    if (n) this.#n = n;
+  #heardOf({ msg, n = 0, ...fields }) {
+    if (n) {
+      if (n <= this.#counter.last) return;
+      this.#skip(0, n - 1, "skipped");
+      this.#counter.last = n;
+    }
     this.#stream.put({ kind: "DirectEvent", name: msg, number: n, fields });
   }
 
-  #gap(first, last, cause) {
-    first = Math.max(first, this.#n + 1);
-    if (last < first) return;
-    this.#n = last;
-    this.#stream.put({ kind: "EventsLost", first, last, cause });
-  }
+  #skip(first, last, cause) { skip(this.#counter, this.#stream, first, last, { kind: "EventsLost", cause }); }
 }
 
 const joins = call => call.message.msg === "room.join";

@@ -32,10 +32,10 @@ from connserver.errors import (
 )
 from connserver.limits import (
     CLIENT_BACKOFF_S,
+    CLIENT_CONNECTIONS,
     CLIENT_ENTER_S,
     CLIENT_IN_FLIGHT,
     CLIENT_LOGOUT_S,
-    CLIENT_SENDS,
     PROTOCOL_VERSION,
     Limits,
 )
@@ -307,9 +307,9 @@ class Machine:
                 self._end(SessionClosed("the client was closed"))
             case State.OVER | State.WAITING | State.NEW:
                 pass
-            case _ if code == KICKED and self._token:
+            case State.READY if code == KICKED:
                 self._end(SessionKicked("the session was ended by the cluster (kicked)"))
-            case _ if code == REPLACED and self.state is State.READY:
+            case State.READY if code == REPLACED:
                 self._end(SessionReplaced("another connection has taken the session over"))
             case before:
                 self._step("lost")
@@ -375,7 +375,7 @@ class Machine:
             self._join_all_again()
         else:
             for call in self._calls.in_order():
-                self._send_call(call)
+                self._send_again(call)
         if resumed:
             self._catch_up()
 
@@ -416,15 +416,22 @@ class Machine:
         room = call.room_joined
         if room is not None and call.ticket:
             self.rooms.join_sent(room)
+        elif call.message["msg"] == "room.leave":
+            self.rooms.leave_sent(str(call.message.get("room")))
         if self.state is State.READY:
             self._send_call(call)
 
-    def _send_call(self, call: Call) -> None:
-        if call.sends >= CLIENT_SENDS:
-            self._calls.answered(call.id)
-            reason = f"{call.message['msg']!s} had no answer on {call.sends} connections; it may have run"
-            self._fail(call, ClientError("timeout", reason))
+    def _send_again(self, call: Call) -> None:
+        """On another connection."""
+        call.connections += call.sends > 0
+        if call.connections < CLIENT_CONNECTIONS:
+            self._send_call(call)
             return
+        self._calls.answered(call.id)
+        reason = f"{call.message['msg']!s} had no answer on {call.connections} connections; it may have run"
+        self._fail(call, ClientError("timeout", reason))
+
+    def _send_call(self, call: Call) -> None:
         call.sends += 1
         call.again_at = inf
         self._send({**call.message, "id": call.id})
@@ -485,6 +492,8 @@ class Machine:
     def _fail(self, call: Call, error: ClientError) -> None:
         if call.room_joined is not None:
             self.rooms.join_refused(call.room_joined)
+        elif call.message["msg"] == "room.leave":
+            self.rooms.left(str(call.message.get("room")))
         if call.ticket:
             self._out.append(Failed(call.ticket, error))
         elif call.room_joined is not None:

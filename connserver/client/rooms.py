@@ -21,8 +21,8 @@ _EVENT_HEAD = ("msg", "room", "seq", "from")
 class Track:
     """One room. `last`: the newest seq passed on, None while no seq of it is known.
 
-    `joining`: the answer and the history are still to come; `wanted`: this client has joined it by itself,
-    and would again.
+    `joining`: the answer and the history are still to come, or the answer to a leave; `wanted`: this client
+    has joined it by itself, and would again.
     """
 
     name: str
@@ -69,6 +69,13 @@ class Rooms:
         gone = [Change(sender, key, None) for key, by in track.values.items() for sender in by]
         track.values.clear()
         return [RoomChange(name, 0.0, tuple(gone))] if gone else []
+
+    def leave_sent(self, name: str) -> None:
+        """A leave is under way: what still comes of the room is of no interest, nor is a way back into it."""
+        track = self._tracks.get(name)
+        if track is not None:
+            track.joining, track.wanted = True, False
+            track.values.clear()
 
     def left(self, name: str) -> None:
         """This client has left the room."""

@@ -243,14 +243,14 @@ class Client:
     async def join(self, room: str, *, history: int = 0) -> Room:
         """Join a room; its last `history` events (at most 256) come first in `events()`."""
         held = room in self._rooms
-        handle = self.room(room)
+        self.room(room)
         try:
             await self._ask("room.join", {"room": room, "history": history})
         except BaseException:
             if not held:
                 self._rooms.pop(room, None)
             raise
-        return handle
+        return self.room(room)
 
     def room(self, name: str) -> Room:
         """A room that this client is in already, such as one that a plugin has taken its user into."""

@@ -1,6 +1,6 @@
 // Carries out the steps of client_scenarios.toml with connserver.js, in a page or in node: each comes as a
 // message {number, ...step} on a socket of the test, and goes back as {number, ok} or {number, error}.
-import { Client, CallError, SessionOver } from "./connserver.js";
+import { Client, CallError, Refused, SessionOver } from "./connserver.js";
 
 const clients = new Map();
 let changed = () => {};
@@ -27,7 +27,7 @@ const steps = {
   join: async (me, { room, history }) => { await me.join(room, { history }); },
   send: (me, { room, text, count }) => count === undefined ? me.room(room).send({ text })
     : Promise.all(Array.from({ length: count }, (_, number) => me.room(room).send({ text: `${text}${number}` }))),
-  update: (me, { room, key, value }) => me.room(room).update(key, value),
+  update: (me, { room, key, value }) => me.room(room).update(key, value).then(() => null),
   async repeat(me, { method, count }) {
     const results = await Promise.all(Array.from({ length: count }, () => me.call(method)));
     return results.map(({ value }) => value);
@@ -44,11 +44,13 @@ const steps = {
     return plain(me.room(room).state);
   },
   async apart(me) { while (me.state === "ready") await new Promise(told => { changed = told; }); },
+  who: (me, { room }) => me.room(room).who(),
+  leave: (me, { room }) => me.room(room).leave().then(() => null),
   close: me => me.close(),
 };
 
 function told(error) {
-  if (error instanceof CallError) return { kind: error.constructor.name, ...error };
+  if (error instanceof CallError) return { kind: error instanceof Refused ? "Refused" : "CallError", ...error };
   if (error instanceof SessionOver) return { kind: "SessionOver", ...error };
   return { kind: "bug", message: String(error), stack: error.stack };
 }

@@ -25,6 +25,7 @@ from connserver.client import Client, ClientError, RoomChange, SessionOver, Stat
 Step = dict[str, Any]
 HERE = Path(__file__).parent
 LIBRARY = Path(connserver_client.__file__).with_name("connserver.js")
+SHIPPED = LIBRARY.with_name("connserver.min.js")
 PAGE = (
     b'<!doctype html><meta charset="utf-8"><script type="module">'
     b'import {drive} from "./client_driver.js"; drive(`ws://${location.host}/control`);</script>'
@@ -110,6 +111,12 @@ class InPython:
             await anext(room.events())
         return {key: dict(by) for key, by in room.state.items()}
 
+    async def _who(self, step: Step) -> Any:
+        return await self._clients[step["as"]].room(step["room"]).who()
+
+    async def _leave(self, step: Step) -> None:
+        await self._clients[step["as"]].room(step["room"]).leave()
+
     async def _apart(self, step: Step) -> None:
         while self._clients[step["as"]].state is State.READY:
             self._changed.clear()
@@ -167,7 +174,7 @@ class InJavaScript:
     def serve_file(self, _: ServerConnection, request: Request) -> Response | None:
         if request.path == "/control":
             return None
-        files = {"/connserver.js": LIBRARY, "/client_driver.js": HERE / "client_driver.js"}
+        files = {"/connserver.js": SHIPPED, "/client_driver.js": HERE / "client_driver.js"}
         if request.path == "/page":
             return _response(PAGE, "text/html")
         if request.path in files:

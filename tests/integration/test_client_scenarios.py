@@ -1,4 +1,7 @@
-"""One set of stories for both client libraries: asyncio over TCP and WebSocket, a browser and node."""
+"""One set of stories for both client libraries: asyncio over TCP and WebSocket, a browser and node.
+
+The browser gets connserver.min.js, as pages do; node the source that it is made from.
+"""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ from connserver.errors import (
     SessionKicked,
     SessionReplaced,
 )
-from connserver.limits import CLIENT_ENTER_S, CLIENT_SENDS
+from connserver.limits import CLIENT_CONNECTIONS, CLIENT_ENTER_S
 from connserver.model import Message
 
 LIMITS: Message = {"message_bytes": 1000, "fields": 8, "nesting_levels": 4}
@@ -327,7 +327,7 @@ def test_ends_that_are_not(story: Story, code: int) -> None:
 
 def test_a_call_that_breaks_every_connection_ends(story: Story) -> None:
     call = story.call("a")
-    for _ in range(CLIENT_SENDS):
+    for _ in range(CLIENT_CONNECTIONS):
         story.lose()
         story.enter()
     (failed,) = [effect for effect in story.effects if isinstance(effect, Failed)]
