@@ -116,3 +116,18 @@ def test_the_meeting_point_is_the_last_common_entry(
         if log.view_at(op) == other.view_at(op) and op <= len(shared)
     ]
     assert found == (max(wanted) if wanted else None)
+
+
+def test_a_chunk_may_be_exactly_as_large_as_allowed() -> None:
+    """Three bytes an entry: two fit into six."""
+    log = log_of([0] * 6)
+    assert [e.op for e in log.after(1, 5, 6)] == [2, 3]
+
+
+def test_views_below_the_base_are_forgotten() -> None:
+    """An outline names what the log holds, not what it once held."""
+    log = log_of([1, 1, 2, 2, 3])
+    log.truncate(3)
+    assert [view for _, view in log.outline(3).runs] == [2, 3]
+    log.truncate(4)
+    assert [view for _, view in log.outline(4).runs] == [3]
