@@ -216,6 +216,16 @@ def test_a_group_that_is_being_formed_for_the_first_time_has_nothing_to_recover(
     assert "holds no log" in stage.begin_era("n1")
 
 
+def test_the_first_era_that_an_operator_begins_is_the_first() -> None:
+    """A group that never came to be, begun at what an archive holds: no number is left out."""
+    stage = Stage()
+    for name in ("n2", "n3"):
+        stage.crash(name)
+    stage.run(60)
+    assert stage.begin_era("n1", 5) == ""
+    assert (stage.replica("n1").era, stage.replica("n1").view) == (1, 3)
+
+
 # --- what is known of peers ---
 
 
@@ -373,15 +383,18 @@ def test_a_primary_elect_that_asks_for_logs_is_at_work() -> None:
 
 
 def test_a_view_that_has_begun_ends_the_patience_of_the_ones_before() -> None:
-    """Of its followers too."""
+    """Of its primary and of its followers."""
     stage = formed()
     stage.crash("n1")
-    stage.leave_for("n3", 1)
-    stage.replica("n3").patience = 4
-    stage.leave_for("n2", 1)
+    stage.hold("n3", "n2")
+    for name in ("n2", "n3"):
+        stage.leave_for(name, 1)
+        stage.replica(name).patience = 4
+    stage.release("n3", "n2")
     stage.run(60)
+    assert [stage.replica(name).view for name in ("n2", "n3")] == [1, 1]
     assert [stage.replica(name).status for name in ("n2", "n3")] == [Status.NORMAL] * 2
-    assert stage.replica("n3").patience == 1
+    assert [stage.replica(name).patience for name in ("n2", "n3")] == [1, 1]
 
 
 # --- what costs nothing ---
