@@ -31,18 +31,22 @@ class Nemesis:
         ):  # fmt: skip
             strong = {"crash_on_append": 0.01, "crash_before_send": 0.004}.get(name, 0.15)
             setattr(faults, name, random.choice((0.0, 0.0, strong)))
-        everything = (
-            self._kill, self._kill_gossip, self._kill_worker, self._pause, self._pause_primary,
-            self._cut_one_way, self._cut_link, self._isolate, self._isolate_primary, self._heal_network,
-            self._lose_disk, self._flip_bit, self._handoff, self._kill_all, self._archive_down,
-            self._flap, self._leave_behind, self._lose_power,
-        )  # fmt: skip
+        everything = self.everything()
         chosen = random.sample(everything, random.randint(2, 7))
         if world.operated:
             chosen += [self._lose_disk, self._flip_bit, self._lose_power, self._lose_power_of_all]
         self.chosen: list[Callable[[], None]] = [*chosen, self._heal_network]
         self.period = random.choice((0.08, 0.2, 0.5))
         self._next()
+
+    def everything(self) -> tuple[Callable[[], None], ...]:
+        """All faults that it may choose from."""
+        return (
+            self._kill, self._kill_gossip, self._kill_worker, self._pause, self._pause_primary,
+            self._cut_one_way, self._cut_link, self._isolate, self._isolate_primary, self._heal_network,
+            self._lose_disk, self._flip_bit, self._handoff, self._kill_all, self._archive_down,
+            self._flap, self._leave_behind, self._lose_power,
+        )  # fmt: skip
 
     def _next(self) -> None:
         self.world.after(self.world.random.expovariate(1 / self.period), self._strike)

@@ -59,9 +59,9 @@ def run(seed: int, logic: Callable[[], SessionLogic] = KeptReplies, trace: bool 
     except Violation as violation:
         error = f"violation: {violation}"
     except AssertionError as failed:
-        error = f"invariant: {failed!r}{_where(failed)}"
+        error = f"invariant: {failed!r}{where(failed)}"
     except Exception as broken:
-        error = f"crash: {broken!r}{_where(broken)}"
+        error = f"crash: {broken!r}{where(broken)}"
     world.note(error or "held")
     for kind in ("alone", "power", "operated"):
         world.coverage[f"worlds_{kind}"] += getattr(world, kind)
@@ -72,7 +72,8 @@ def run(seed: int, logic: Callable[[], SessionLogic] = KeptReplies, trace: bool 
     return Outcome(seed, error, world.trace_hash, world.coverage, acked, world.lines or [])
 
 
-def _where(error: BaseException) -> str:
+def where(error: BaseException) -> str:
+    """The line that raised it."""
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next

@@ -28,7 +28,7 @@ from gossip.protocol import (
     Status,
     Write,
 )
-from gossip.records import Append, Base, Install, Promise
+from gossip.records import Append, Base, DurableNode, Install, Promise
 from gossip.replica_set import ReplicaSet
 from gossip.replica_state import Timing
 from gossip.wal import lose_everything, restore, segment_header, survivors
@@ -59,7 +59,7 @@ class World:
     ) -> None:
         self.seed = seed
         self.random = Random(seed)
-        self.alone = self.random.random() < ALONE
+        self.alone = self.draw_alone(self.random)
         self.power = self.random.random() < 0.3
         self.operated = self.alone or self.random.random() < OPERATED
         self.now = 0.0
@@ -71,7 +71,7 @@ class World:
         self.placements = {
             GroupId(g): tuple(names[(g + at) % len(names)] for at in range(len(names))) for g in range(groups)
         }
-        self.nodes = {n: Node(n, self.random.uniform(0.7, 1.4), self.random.uniform(0, 1000)) for n in names}
+        self.nodes = {name: self.make_node(name) for name in names}
         self.archive = Archive(self)
         self.checkers = Checkers(self)
         self.cuts: dict[tuple[str, str], bool] = {}
@@ -79,6 +79,11 @@ class World:
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
         self._hash = blake2b(digest_size=8)
+
+    @staticmethod
+    def draw_alone(random: Random) -> bool:
+        """Whether there is one node."""
+        return random.random() < ALONE
 
     # --- time ---
 
@@ -113,10 +118,20 @@ class World:
         """What this node's clock shows."""
         return node.offset + self.now * node.rate
 
+    def make_node(self, name: str) -> Node:
+        """A machine of this world."""
+        return Node(name, self.random.uniform(0.7, 1.4), self.random.uniform(0, 1000))
+
     def boot(self, node: Node) -> None:
         """Start the gossip process from what is on disk."""
         if node.set is not None:
             return
+        state = self._read_disk(node)
+        node.life += 1
+        self.note(f"{node.name} boots, incarnation {state.incarnation} damaged {state.damaged}")
+        self.start(node, state)
+
+    def _read_disk(self, node: Node) -> DurableNode:
         disk = node.disk
         restored = restore([(1, disk.data)] if disk.data else [])
         state = restored.node
@@ -132,8 +147,10 @@ class World:
             disk.data = disk.data[: restored.last_good_bytes]
             disk.sequence = restored.next_sequence
         disk.disorderly = False
-        node.life += 1
-        self.note(f"{node.name} boots, incarnation {state.incarnation} damaged {state.damaged}")
+        return state
+
+    def start(self, node: Node, state: DurableNode) -> None:
+        """The gossip process begins with what its disk says; workers without a process get one."""
         now = self.clock(node)
         node.set = ReplicaSet(node.name, state, self.timing, Random(self.random.getrandbits(64)), now)
         for group, placement in self.placements.items():
@@ -202,9 +219,18 @@ class World:
     def _tick(self, node: Node, life: int) -> None:
         if node.life != life or node.set is None:
             return
-        self.turn(node, life, lambda s, now: s.tick(now))
+        self.turn(node, life, self.beat(node))
         pause = self.timing.tick_ms / 1000 / node.rate
         self.after(pause * self.random.uniform(1.0, 1.05), lambda: self._tick(node, life))
+
+    def beat(self, node: Node) -> Callable[[ReplicaSet, float], None]:
+        """What happens in the gossip process every `tick_ms`."""
+        return lambda replicas, now: replicas.tick(now)
+
+    def flush(self, node: Node, now: float) -> list[Effect]:
+        """What this turn of the gossip process added up to."""
+        assert node.set is not None
+        return node.set.flush(now)
 
     def turn(self, node: Node, life: int, action: Callable[[ReplicaSet, float], None]) -> None:
         """One event in a gossip process, and its effects. Waits while the process is stopped."""
@@ -216,7 +242,7 @@ class World:
             return
         now = self.clock(node)
         action(node.set, now)
-        effects = node.set.flush(now)
+        effects = self.flush(node, now)
         node.set.check_invariants()
         self.checkers.after_turn(node)
         self._watch_statuses(node)

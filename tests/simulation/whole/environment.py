@@ -1,0 +1,168 @@
+"""What shipped shells ask of the operating system, answered by the world.
+
+Guards two rules: a run depends on its seed alone, so clocks, random numbers, process ids, sockets,
+threads and PostgreSQL are the world's; and nothing else is replaced. What decides is shipped.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import logging
+import os
+import random
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+from connserver import driver, running, sockets
+from partition import holding, loading, promotion, worker
+from partition.loader import load_plugins
+from partition.table import PluginTable
+from tests.simulation.whole.archiver import SimulatedArchiver, open_snapshot
+from tests.simulation.whole.processes import Process
+from tests.simulation.whole.wires import Context
+
+if TYPE_CHECKING:
+    from tests.simulation.whole.world import WholeWorld
+
+
+class Page(bytearray):
+    """Memory that is shared with whoever knows its path."""
+
+    def close(self) -> None:
+        """It stays: whoever asks for the path again gets it."""
+
+
+class Untimed:
+    """Stands in for `partition.deadline.Deadline`: no callback of the simulation runs for long."""
+
+    def __init__(self, limit_s: float, overdue: Callable[[], bool]) -> None:
+        pass
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class Incidents:
+    """Stands in for the file of incidents."""
+
+    def __init__(self, folder: Path, node: str) -> None:
+        self._node = node
+
+    def record(self, incident: str, text: str) -> None:
+        """Only that it happened is noted; a defect of ours shows as one that is not the plugin's."""
+        process = Process.current
+        assert process is not None
+        process.world.note(f"{process.name} incident {text.strip().splitlines()[-1]}")
+        if "slipped" not in text:
+            process.world.checkers.violation(f"an incident that no plugin made:\n{text}")
+
+    def failed(self, what: str, failure: BaseException) -> str:
+        """As above."""
+        self.record("x", f"{what}\n{failure!r}")
+        return "x"
+
+
+class Lines(logging.Handler):
+    """Log lines of the processes become lines of the trace."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        process = Process.current
+        if process is not None and process.world.lines is not None:
+            fields = record.__dict__.get("connserver_fields", {})
+            process.world.lines.append(
+                f"{process.world.now:9.4f} {process.name} | {record.getMessage()} {fields}"
+            )
+
+
+@cache
+def _table(folders: tuple[Path, ...]) -> PluginTable:
+    return load_plugins(folders)
+
+
+def plugins_of(folders: Iterable[Path]) -> PluginTable:
+    """Loaded once: a table holds nothing that changes."""
+    return _table(tuple(folders))
+
+
+def _now(read: Callable[[Process], float], otherwise: Callable[[], float]) -> Callable[[], float]:
+    def clock() -> float:
+        process = Process.current
+        return read(process) if process is not None else otherwise()
+
+    return clock
+
+
+@contextmanager
+def surroundings(world: WholeWorld) -> Iterator[None]:
+    """Everything that runs inside lives in this world."""
+    monotonic = _now(lambda process: process.clock(), time.monotonic)
+    wall = _now(lambda process: process.wall(), time.time)
+    pages: dict[Path, Page] = {}
+    dice = world.random
+
+    def bits(count: int) -> int:
+        return dice.getrandbits(count)
+
+    def process_id() -> int:
+        assert Process.current is not None
+        return Process.current.pid
+
+    def context() -> Context:
+        assert Process.current is not None
+        return Context(world.wires, Process.current)
+
+    def fresh_random() -> random.Random:
+        return random.Random(dice.getrandbits(64))
+
+    flush = driver.Flush.__init__.__defaults__
+    intake = promotion.Intake.__init__.__defaults__
+    assert flush is not None and intake is not None and len(intake) == 1
+    patches: list[tuple[Any, str, Any]] = [
+        (time, "time", wall),
+        (time, "monotonic", monotonic),
+        (time, "perf_counter", monotonic),
+        (driver.Flush.__init__, "__defaults__", (*flush[:-1], monotonic)),
+        (promotion.Intake.__init__, "__defaults__", (wall,)),
+        (secrets, "randbits", bits),
+        (secrets, "token_hex", lambda size: dice.getrandbits(8 * size).to_bytes(size, "big").hex()),
+        (os, "urandom", lambda size: dice.getrandbits(8 * size).to_bytes(size, "big")),
+        (os, "getpid", process_id),
+        (gc, "freeze", lambda: None),
+        (gc, "set_threshold", lambda *numbers: None),
+        (faulthandler, "dump_traceback_later", lambda *arguments, **named: None),
+        (sockets, "context", context),
+        (running, "_map", lambda path, flags: pages.setdefault(path, Page(4096))),
+        (promotion, "random", SimpleNamespace(Random=fresh_random)),
+        (promotion, "Deadline", Untimed),
+        (worker, "IncidentFile", Incidents),
+        (worker, "load_plugins", plugins_of),
+        (holding, "Archiver", SimulatedArchiver),
+        (loading, "open_snapshot", open_snapshot),
+    ]
+    root = logging.getLogger()
+    lines = Lines()
+    with ExitStack() as stack:
+        for target, attribute, value in patches:
+            stack.enter_context(patch.object(target, attribute, value))
+        if world.lines is not None:
+            level = root.level
+            root.addHandler(lines)
+            root.setLevel(logging.INFO)
+            stack.callback(root.setLevel, level)
+            stack.callback(root.removeHandler, lines)
+        else:
+            disabled = logging.root.manager.disable
+            logging.disable(logging.CRITICAL)
+            stack.callback(logging.disable, disabled)
+        yield
