@@ -122,7 +122,8 @@ class Distribution:
         if found is None:
             return
         client, line = found
-        line.bind(str(body["resume"]))
+        n = body.get("n")
+        line.bind(str(body["resume"]), n if type(n) is int else 0)
         line.encoding = int(client.session.encoding or 0)
         self._drop_implicit(link, line)
         client.bound()

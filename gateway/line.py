@@ -53,10 +53,11 @@ class Line:
         """Since when the oldest unanswered request waits; infinite if there is none."""
         return next(iter(self.pending.values()))[2] if self.pending else inf
 
-    def bind(self, token: str) -> None:
-        """The connection has this session now; of another one its direct events are counted anew."""
+    def bind(self, token: str, n: int) -> None:
+        """The connection has this session now; of another one its direct events are counted anew, after
+        the `n` that its client had before."""
         if token.partition(".")[0] != self.token.partition(".")[0]:
-            self.last_event = 0
+            self.last_event = n
         self.token = token
 
     def rebind(self) -> bytes:

@@ -130,7 +130,8 @@ class SessionDesk:
         self.end(min(waiting, key=lambda session: session.expires))
         return None
 
-    def _bound(self, session: Session, token: str) -> None:
+    def _bound(self, session: Session, token: str, n: int = 0) -> None:
+        """`n`: direct events up to here are not for this connection, its client has had them."""
         assert session.place is not None
         body: Message = {
             "session": format_oid(session.oid),
@@ -138,6 +139,7 @@ class SessionDesk:
             "oid": format_oid(session.user),
             "roles": list[Value](sorted(session.roles)),
             "resume": token,
+            "n": n,
         }
         self._turn.message(session.place[0], session.place[1], OutputKind.BOUND, body)
 
@@ -166,7 +168,8 @@ class SessionDesk:
         session, token, former = resumed
         if former is not None:
             self._close(former[0], former[1], CLOSE_REPLACED, "replaced")
-        self._bound(session, token)
+        had = body.get("n")
+        self._bound(session, token, min(had, session.last_event) if type(had) is int else session.last_event)
         fields = {"status": 0, **self._session_fields(session.user, session.name, token)}
         data = reply("session.resume", message.get("id"), fields)
         self._turn.output(gateway, [connection], OutputKind.REPLY, data, sequence)

@@ -32,7 +32,8 @@ class OutputKind(IntEnum):
     REPLY = 0
     EVENT = 1
     BOUND = 2
-    """`{session, user, oid, roles, resume}`: this connection is logged in."""
+    """`{session, user, oid, roles, resume, n}`: this connection is logged in; its client has had direct
+    events up to `n`."""
     CLOSE = 3
     """`{code, reason}` (a WebSocket close code): send what is queued, then close."""
     VOLATILE = 4

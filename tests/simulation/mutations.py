@@ -27,20 +27,24 @@ Patch = tuple[Any, str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """What is wrong, in words, and how it is put back."""
+    """What is wrong, in words, and how it is put back; in which kind of world it shows."""
 
     bug: str
     patches: Callable[[], list[Patch]]
+    worlds: str = "core"
 
 
 MUTATIONS: dict[str, Mutation] = {}
 
 
-def mutation(name: str, bug: str) -> Callable[[Callable[[], list[Patch]]], Callable[[], list[Patch]]]:
+def mutation(
+    name: str, bug: str, worlds: str = "core"
+) -> Callable[[Callable[[], list[Patch]]], Callable[[], list[Patch]]]:
     """Enter a bug into the table."""
 
     def enter(patches: Callable[[], list[Patch]]) -> Callable[[], list[Patch]]:
-        MUTATIONS[name] = Mutation(bug, patches)
+        assert name not in MUTATIONS, name
+        MUTATIONS[name] = Mutation(bug, patches, worlds)
         return patches
 
     return enter

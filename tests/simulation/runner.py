@@ -116,8 +116,3 @@ def _settle(world: World) -> None:
             world.checkers.check_converged()
             return
     world.checkers.check_converged()
-
-
-def missing(coverage: Counter[str]) -> list[str]:
-    """What the batch did not reach."""
-    return [name for name, least in MINIMA.items() if coverage[name] < least]

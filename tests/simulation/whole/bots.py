@@ -29,12 +29,17 @@ Fields = dict[str, Any]
 
 @dataclass(slots=True)
 class Asked:
-    """One request: `reply` None while it has none. `life`: the session's number. `times`: how often sent."""
+    """One request: `reply` None while it has none. `life`: the session's number. `times`: how often sent.
+
+    `at`, `answered_at`: when it was first sent, and answered, in virtual seconds.
+    """
 
     life: int
     number: int
     message: Fields
+    at: float
     reply: Fields | None = None
+    answered_at: float = 0.0
     times: int = 0
 
     @property
@@ -54,16 +59,26 @@ class Seen:
 
 
 class Bot:
-    """One user with a plan of requests."""
+    """One session of a user with a plan of requests; one that `watches` only reads."""
 
-    def __init__(self, world: WholeWorld, user: str, others: list[str], rooms: list[str], plan: int) -> None:
+    def __init__(
+        self,
+        world: WholeWorld,
+        user: str,
+        others: list[str],
+        rooms: list[str],
+        plan: int,
+        watches: bool = False,
+    ) -> None:
         self.world, self.user, self.others, self.room_names = world, user, others, rooms
+        self.watches = watches
         self.left = plan
         self.life = 0
         self.asked: list[Asked] = []
         self.open: dict[int, Asked] = {}
         self.direct: list[Fields] = []
         self.logins = 0
+        self.gone = False
         self._online = False
         self._link: Connection | None = None
         self._calls = 0
@@ -81,7 +96,7 @@ class Bot:
     @property
     def done(self) -> bool:
         """Everything is answered."""
-        return not self.left and not self.open and self._online
+        return self.gone or (not self.left and not self.open and self._online)
 
     @property
     def online(self) -> bool:
@@ -116,7 +131,8 @@ class Bot:
             self._later(AGAIN_S, self._dial)
             return
         if self.token:
-            seen = [{"room": name, "seq": room.last} for name, room in self.rooms.items() if room.last is not None]
+            rooms = self.rooms.items()
+            seen = [{"room": name, "seq": room.last} for name, room in rooms if room.last is not None]
             for name, room in self.rooms.items():
                 room.loose |= room.last is None and self._join_open(name)
             self._send({"msg": "session.resume", "resume": self.token, "n": self.last_event, "rooms": seen})
@@ -216,12 +232,13 @@ class Bot:
             if not any(one.number == number and one.life == self.life for one in self.asked):
                 self.world.judge.violation(f"{self.user}: an answer to nothing: {reply}")
             return
-        if reply["status"] and reply["error"] in (*AGAIN, "unauthorized"):
+        again = (*AGAIN, "unauthorized") if self.world.settings.expires else AGAIN
+        if reply["status"] and reply["error"] in again:
             self._later(AGAIN_S, lambda: self._ask_again(asked) if asked.number in self.open else None)
             return
         if reply["status"] and reply["error"] not in FINAL:
             self.world.judge.violation(f"{self.user}: {asked.message} was answered {reply}")
-        asked.reply = reply
+        asked.reply, asked.answered_at = reply, self.world.now
         del self.open[asked.number]
         if asked.message["msg"] == "room.join":
             room = self.rooms[asked.message["room"]]
@@ -258,9 +275,21 @@ class Bot:
         while self._online and self.left and len(self.open) < WINDOW:
             self.left -= 1
             self._ask(self._wish())
+        if self.watches and self.world.settings.expires and self.done:
+            self.leave()
+
+    def leave(self) -> None:
+        """Never to come back: the session has to end by itself."""
+        self.gone = True
+        self._online = False
+        self._calls += 1
+        if self._link is not None:
+            self._link.drop()
 
     def _wish(self) -> Fields:
         random = self.world.random
+        if self.watches:
+            return {"msg": "sim.get"}
         what = random.choices(
             ("add", "get", "give", "say", "bell", "spill", "nothing", "wind"), (8, 3, 6, 6, 2, 0.6, 0.6, 0.3)
         )[0]
@@ -277,7 +306,7 @@ class Bot:
 
     def _ask(self, message: Fields) -> None:
         self.number += 1
-        asked = Asked(self.life, self.number, {**message, "id": self.number})
+        asked = Asked(self.life, self.number, {**message, "id": self.number}, self.world.now)
         self.asked.append(asked)
         self.open[self.number] = asked
         self._ask_again(asked)

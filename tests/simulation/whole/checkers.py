@@ -6,6 +6,7 @@ or timers decide.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from connserver.messages import Entry, Image, Outputs, Parcels, ParcelsDone, Rol
 from connserver.model import unpack
 from tests.simulation.checkers import Checkers
 from tests.simulation.whole.plugin.main import GOLD
+from tests.simulation.whole.processes import WALL_S
 
 if TYPE_CHECKING:
     from tests.simulation.machines import Node
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 State = dict[int, Image]
 BLOCK = 256
 """A session and its replies lie in one block of so many ids."""
+LATE_S = 2.0
+"""A session that is over is gone after this, clocks being as different as they are."""
 APART = ("cs.suspect",)
 """Kinds that every replica counts by itself from words in an entry."""
 
@@ -174,16 +178,17 @@ class WholeCheckers(Checkers):
         pending = self.still_pending()
         if pending:
             self.violation(f"after healing something is still pending: {pending}")
-        purses = {
-            oid: fields for folded in self.folded.values() for oid, fields in folded.of_kind("purse")
-        }
+        purses = {oid: fields for folded in self.folded.values() for oid, fields in folded.of_kind("purse")}
         total = sum(fields.get("gold", GOLD) for fields in purses.values())
         if total != GOLD * len(purses):
             self.violation(f"{len(purses)} purses hold {total} gold")
         for bot in bots:
-            self._check_purse(bot, purses[named_id("user", bot.user)])
+            if not bot.watches:
+                self._check_purse(bot, purses[named_id("user", bot.user)])
+            self._check_reads(bot, [other for other in bots if other.user == bot.user])
             self._check_replies(bot)
             self._check_session(bot)
+        self._check_expired()
         self._check_parked(bots)
         self._check_rooms(bots)
 
@@ -204,6 +209,20 @@ class WholeCheckers(Checkers):
         rings = [(event["life"], event["item"]) for event in bot.direct if event["msg"] == "sim.rang"]
         if len(set(rings)) != len(rings):
             self.violation(f"{bot.user}: a timer was told of twice: {rings}")
+
+    def _check_reads(self, bot: Bot, of_user: list[Bot]) -> None:
+        """A read knows of every addition that anybody was told of before it was asked."""
+        adds = sorted(
+            one.answered_at
+            for other in of_user
+            for one in other.asked
+            if one.message["msg"] == "sim.add" and one.reply
+        )
+        for one in bot.asked:
+            if one.message["msg"] == "sim.get" and one.reply:
+                known = bisect_left(adds, one.at)
+                if one.reply["value"] < known:
+                    self.violation(f"{bot.user}: {one} read a state before the addition {known}")
 
     def _check_replies(self, bot: Bot) -> None:
         """What a client was answered is what its log entry keeps for the request."""
@@ -226,11 +245,17 @@ class WholeCheckers(Checkers):
             if not self._whole.settings.expires:
                 self.violation(f"{bot.user}: its session is gone")
             return
-        last = max(
-            (key[2] for key in self._once if key[0] == "event" and key[1] == session), default=0
-        )
+        last = max((key[2] for key in self._once if key[0] == "event" and key[1] == session), default=0)
         if last != bot.last_event:
             self.violation(f"{bot.user}: told {bot.last_event} direct events of {last}")
+
+    def _check_expired(self) -> None:
+        """Nobody's session stays for ever."""
+        wall = WALL_S + self._whole.now
+        for group, folded in self.folded.items():
+            for _, kept in folded.of_kind("cs.session"):
+                if kept["place"] is None and kept["expires"] < wall - LATE_S:
+                    self.violation(f"g{group}: the session of {kept['name']} is over since {kept['expires']}")
 
     def _check_parked(self, bots: list[Bot]) -> None:
         parked = sum(len(folded.of_kind("cs.call")) for folded in self.folded.values())

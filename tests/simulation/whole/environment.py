@@ -13,6 +13,7 @@ import os
 import random
 import secrets
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -153,6 +154,9 @@ def surroundings(world: WholeWorld) -> Iterator[None]:
     root = logging.getLogger()
     lines = Lines()
     with ExitStack() as stack:
+        # what a process had begun when it was killed
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
         for target, attribute, value in patches:
             stack.enter_context(patch.object(target, attribute, value))
         if world.lines is not None:

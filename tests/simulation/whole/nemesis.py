@@ -28,7 +28,7 @@ class WholeNemesis(Nemesis):
     def _ours(self) -> tuple[Callable[[], None], ...]:
         return (
             self._kill_gateway, self._pause_gateway, self._pause_worker, self._break_connections,
-            self._drop_clients, self._kill_worker, self._handoff,
+            self._drop_clients, self._kill_worker, self._handoff, self._stall_connections,
         )  # fmt: skip
 
     def _kill_gateway(self) -> None:
@@ -52,6 +52,11 @@ class WholeNemesis(Nemesis):
 
     def _break_connections(self) -> None:
         self.whole.wires.break_some(self.world.random.choice((0.1, 0.5, 1.0)))
+
+    def _stall_connections(self) -> None:
+        self.whole.wires.stall_some(
+            self.world.random.choice((0.1, 0.5, 1.0)), self.world.random.choice((0.05, 0.5, 2.0))
+        )
 
     def _drop_clients(self) -> None:
         for bot in self.bots:

@@ -1,6 +1,7 @@
 """Counts what shipped code was seen to do, so that a batch can say what it has reached.
 
-Each probe looks at one call and changes nothing; `tests.simulation.runner.MINIMA` names what must not be zero.
+Each probe looks at one call and changes nothing; MINIMA in `tests.simulation.whole.runner` names what must
+not be zero.
 """
 
 from __future__ import annotations

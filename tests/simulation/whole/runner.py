@@ -18,6 +18,16 @@ QUIET_S = 1.5
 USERS = 2
 """Of each group."""
 
+MINIMA = {
+    "worlds_whole": 1, "worlds_expiring": 1, "resumes": 1, "resumes_with_replay": 1, "rooms_resumed": 1,
+    "duplicates_answered": 1, "duplicates_in_progress": 1, "outputs_replayed": 1, "parcels_resent": 1,
+    "cursors_refused": 1, "parked": 1, "timers_fired": 1, "timers_after_failover": 1, "expiries": 1,
+    "bots_expired": 1, "gateway_deaths_with_requests": 1, "gateway_killed_alone": 1, "gateways_stopped": 1,
+    "workers_stopped": 1, "worker_killed": 1, "worker_began_anew": 1, "connections_broken": 1,
+    "connections_stalled": 1, "clients_gone": 1, "archived": 1, "archive_fenced": 1, "handoffs": 1,
+}  # fmt: skip
+"""What a batch must have reached at least once; a zero means that the checks checked nothing."""
+
 
 def run(seed: int, trace: bool = False) -> Outcome:
     """Run one seed; never raises for what the cluster does."""
@@ -71,6 +81,8 @@ def arrive(world: WholeWorld, bots: list[Bot], plan: int) -> None:
     rooms = [name for group in world.placements for name in settings.names("room", group, 1)]
     for user in users:
         bots.append(Bot(world, user, [other for other in users if other != user], rooms, plan))
+    for group in world.placements:
+        bots.append(Bot(world, settings.names("user", group, 1)[0], [], [], plan, watches=True))
 
 
 def _settle(world: WholeWorld, bots: list[Bot]) -> None:

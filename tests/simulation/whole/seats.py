@@ -139,8 +139,8 @@ class GatewaySeat:
             return
         self._world.note(f"{self.name} killed: {why}")
         self._world.coverage[f"gateway_killed_{why}"] += 1
-        gateway = self.gateway
-        if gateway is not None and any(c.line is not None and c.line.pending for c in gateway.clients.values()):
+        clients = self.gateway.clients.values() if self.gateway is not None else ()
+        if any(client.line is not None and client.line.pending for client in clients):
             self._world.coverage["gateway_deaths_with_requests"] += 1
         self.process.die()
         connections, self.connections = self.connections, []

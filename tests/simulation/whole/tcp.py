@@ -16,9 +16,7 @@ RESET_S = (0.001, 0.1)
 class Connection(asyncio.Transport):
     """To the gateway an asyncio transport; to the client `send`, `drop` and what it is called back with."""
 
-    def __init__(
-        self, process: Process, received: Callable[[bytes], None], lost: Callable[[], None]
-    ) -> None:
+    def __init__(self, process: Process, received: Callable[[bytes], None], lost: Callable[[], None]) -> None:
         super().__init__({"peername": ("10.0.0.1", 1)})
         self._process, self._world = process, process.world
         self._received, self._lost = received, lost

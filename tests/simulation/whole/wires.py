@@ -56,6 +56,13 @@ class Wires:
         """Whether nothing passes from one process to the other now."""
         return self.world.cuts.get((one.node.name, other.node.name), False)
 
+    def stall_some(self, share: float, seconds: float) -> None:
+        """Connections stand still for a while; what is on them comes later, unless they end."""
+        for pipe in list(self.pipes.values()):
+            if self.world.random.random() < share:
+                self.world.coverage["connections_stalled"] += 1
+                pipe.stalled_until = self.world.now + seconds * self.world.random.random()
+
     def break_some(self, share: float) -> None:
         """Connections between processes break; what is on them is lost."""
         for pipe in list(self.pipes.values()):
@@ -92,6 +99,7 @@ class Pipe:
         self.number = wires.number()
         self.identity = near.identity
         self.broken = False
+        self.stalled_until = 0.0
         self._flying: dict[Socket, deque[tuple[float, Frames]]] = {near: deque(), far: deque()}
         self._pumped: dict[Socket, bool] = {near: False, far: False}
         wires.pipes[self.number] = self
@@ -124,6 +132,8 @@ class Pipe:
         world = self._wires.world
         if self._wires.is_cut(source.process, target.process):
             flying[0] = (world.now + CUT_LOOK_S, flying[0][1])
+        elif self.stalled_until > world.now:
+            flying[0] = (self.stalled_until, flying[0][1])
         elif flying[0][0] <= world.now:
             _, frames = flying.popleft()
             target.arrived(self, frames)
@@ -147,7 +157,7 @@ class Pipe:
         flying = self._flying[other]
         for _ in range(world.random.randint(0, len(flying)) if flying else 0):
             flying.pop()
-        last = flying[-1][0] if flying else world.now
+        last = max(flying[-1][0], self.stalled_until) if flying else world.now
         world.after(max(0.0, last - world.now) + CUT_LOOK_S, self.snap)
 
 

@@ -227,6 +227,16 @@ def test_the_events_of_another_session_are_counted_anew_those_of_the_same_are_no
     assert [message["n"] for message in client.heard] == [5, 1]
 
 
+def test_what_a_client_had_before_it_resumed_is_not_told_it_again_by_a_later_worker() -> None:
+    world = World()
+    client, line = world.client(1)
+    world.asks(1, RequestKind.RESUME, resume="", message={"msg": "session.resume"})
+    world.says(0, ([1], BOUND, 0, {**bound_body(), "n": 7}))
+    assert unpack(line.rebind())["n"] == 7, "a new worker is asked for all since the session began"
+    world.says(0, ([1], EVENT, 0, {"msg": "told", "n": 7}), ([1], EVENT, 0, {"msg": "told", "n": 8}))
+    assert [message["n"] for message in client.heard] == [8] and line.last_event == 8
+
+
 def test_volatile_values_wait_for_a_client_that_is_behind() -> None:
     world = World()
     world.clients[1].is_blocked = True

@@ -166,6 +166,21 @@ def test_resume_on_another_connection_replays_what_was_missed() -> None:
     assert [event["text"] for event in shards.events(7)] == ["live"]
 
 
+def test_who_resumes_is_told_from_which_direct_event_on() -> None:
+    """The gateway says it to the next worker: what was had before the resume is not sent again."""
+    shards = empty()
+    token = shards.login(1, "alice")["resume"]
+    (session,) = shards.members[shards.home[1]].sessions.everyone()
+    for text in ("one", "two"):
+        shards.members[shards.home[1]].sessions.tell(session, {"msg": "told", "text": text})
+    for connection, said, n in ((7, {"n": 1}, 1), (8, {"n": 2}, 2), (9, {"n": 99}, 2), (10, {}, 2)):
+        shards.home[connection] = shards.home[1]
+        body = {"resume": token, **said, "message": {"msg": "session.resume", "id": 1}}
+        token = shards.send(connection, RequestKind.RESUME, body)[-1]["resume"]
+        bound, *events = [event for event in shards.events(connection) if "user" in event or "n" in event]
+        assert bound["n"] == n and [event["n"] for event in events] == list(range(n + 1, 3))
+
+
 def test_resume_takes_a_living_connection_over() -> None:
     shards = empty()
     token = shards.login(1, "alice")["resume"]

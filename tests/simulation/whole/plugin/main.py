@@ -1,4 +1,4 @@
-"""What the simulated clients ask for: nothing here may be done twice, left out or done in another order unseen."""
+"""What simulated clients ask for: what is done twice, or left out, shows."""
 
 from connserver import Context, Object, Plugin, Refused, Reply, Result
 
