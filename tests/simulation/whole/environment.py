@@ -24,6 +24,7 @@ from unittest.mock import patch
 
 from connserver import driver, running, sockets
 from partition import holding, loading, promotion, worker
+from partition.clock import SteadyClock
 from partition.loader import load_plugins
 from partition.table import PluginTable
 from tests.simulation.whole.archiver import SimulatedArchiver, open_snapshot
@@ -104,6 +105,13 @@ def _now(read: Callable[[Process], float], otherwise: Callable[[], float]) -> Ca
     return clock
 
 
+def clocked(owner: Any, clocks: dict[Any, Any]) -> tuple[Any, ...]:
+    """The defaults of a constructor with the world's clocks among them."""
+    defaults = owner.__init__.__defaults__
+    assert any(default in clocks for default in defaults if callable(default)), owner
+    return tuple(clocks.get(value, value) if callable(value) else value for value in defaults)
+
+
 @contextmanager
 def surroundings(world: WholeWorld) -> Iterator[None]:
     """Everything that runs inside lives in this world."""
@@ -126,15 +134,13 @@ def surroundings(world: WholeWorld) -> Iterator[None]:
     def fresh_random() -> random.Random:
         return random.Random(dice.getrandbits(64))
 
-    flush = driver.Flush.__init__.__defaults__
-    intake = promotion.Intake.__init__.__defaults__
-    assert flush is not None and intake is not None and len(intake) == 1
+    clocks = {time.time: wall, time.monotonic: monotonic}
     patches: list[tuple[Any, str, Any]] = [
         (time, "time", wall),
         (time, "monotonic", monotonic),
         (time, "perf_counter", monotonic),
-        (driver.Flush.__init__, "__defaults__", (*flush[:-1], monotonic)),
-        (promotion.Intake.__init__, "__defaults__", (wall,)),
+        (driver.Flush.__init__, "__defaults__", clocked(driver.Flush, clocks)),
+        (SteadyClock.__init__, "__defaults__", clocked(SteadyClock, clocks)),
         (secrets, "randbits", bits),
         (secrets, "token_hex", lambda size: dice.getrandbits(8 * size).to_bytes(size, "big").hex()),
         (os, "urandom", lambda size: dice.getrandbits(8 * size).to_bytes(size, "big")),
