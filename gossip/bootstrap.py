@@ -103,6 +103,7 @@ class Placing:
             identity.cluster, identity.names, identity.node, identity.groups, damaged=damaged, now=now
         )
         self._waiting = "this node has just started"
+        self._weighed: tuple[Placement, dict[str, str], str] | None = None  # the last refusal, and of what
 
     @property
     def digest(self) -> str:
@@ -136,11 +137,15 @@ class Placing:
         """Why this node serves nothing, "" if it does. `others`: placement digests by accepted peer."""
         if self.placement is None:
             return self._waiting
-        fault = self._misfit
-        if not fault:
-            weighed = verdict(self.placement.digest, others)
-            if not weighed.serves:
-                fault = f"its placement differs from that of {_names(weighed.differing)}"
+        if self._misfit:
+            return self._misfit
+        known = self._weighed  # asked for every message of the logs
+        if known is not None and known[0] is self.placement and known[1] == others:
+            return known[2]
+        weighed = verdict(self.placement.digest, others)
+        differing = f"its placement differs from that of {_names(weighed.differing)}"
+        fault = "" if weighed.serves else differing
+        self._weighed = self.placement, dict(others), fault
         return fault
 
     def alerts(self, others: Mapping[str, str]) -> list[Alert]:

@@ -8,6 +8,7 @@ keep something ends the process instead of being said all the same.
 from __future__ import annotations
 
 import asyncio
+import gc
 import secrets
 import time
 from collections import deque
@@ -75,6 +76,9 @@ def main(options: ProcessOptions) -> int:
     loop = new_loop()
     asyncio.set_event_loop(loop)
     telemetry.watch_loop(loop)
+    # what is here now stays, and a full collection among the entries of the logs would be felt by all groups
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
     try:
         return loop.run_until_complete(_serve(loop, options))
     except ConnServerError as error:

@@ -1,8 +1,8 @@
 """The shell of the replicated logs: the write-ahead log, sockets, the clock, notes of running workers.
 
 Guards two rules. A turn of the loop is one flush: whatever came in, of however many groups, leaves as
-one write and one publish. And a write is reported by the thread that made it, so that a slow disk
-never stops heartbeats.
+one write and one publish; the write comes last, so that the other nodes write at the same time. And what
+rests on a write leaves when that is done, in the same turn if the disk is quick (`gossip.wal_thread`).
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from connserver.errors import WireError
 from connserver.messages import Attach, GroupPosition
 from connserver.running import NoteReader, Source, note_path
 from gossip.hangs import LOOK_S, Hangs
+from gossip.held_entries import HeldEntries
 from gossip.records import Boot
 from gossip.replica import ReplicaStatus
 from gossip.replica_state import Timing
 from gossip.replication import Granted, Positioned, PublishLog, Replication, SendLog, Tell, WriteLog
-from gossip.wal_files import WalFiles, WalThread, kernel_boot_id
+from gossip.wal_files import WalFiles, kernel_boot_id
+from gossip.wal_thread import WalThread
 from gossip.wire import Decoder, Encoder
 
 LOG_TOPIC = b"log"
@@ -107,6 +109,7 @@ class LogShell:
         self._notes: dict[int, NoteReader] = {}
         self._grants: dict[int, int] = {}
         self._hangs = Hangs(now)
+        self._held = HeldEntries()
         self._marked = self._full = False
         self._due = now
         self._timer: asyncio.Handle = loop.call_soon(self._tick)
@@ -192,6 +195,8 @@ class LogShell:
         self._timer = self._loop.call_at(self._due, self._tick)
         self.machine.tick(now)
         self._flush()
+        for identity, entries in self._held.due(now):
+            self._node.tell_worker(identity, encode(entries))
 
     def _look(self) -> None:
         self._looker = self._loop.call_later(LOOK_S, self._look)
@@ -239,18 +244,31 @@ class LogShell:
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
+        """Do what the turn added up to, and what follows from its write if that is done at once."""
         self._marked = False
+        written = self._perform()
+        if written:
+            self.machine.written(written, self._loop.time())
+            written = self._perform()
+            if written:
+                self._loop.call_soon(self._written, written)  # seldom: not for ever in one turn
+
+    def _perform(self) -> int:
+        """The number of the last write that is done; 0: none."""
+        now = self._loop.time()
         incarnation = self.machine.set.incarnation
-        for effect in self.machine.drain(self._loop.time()):
+        writes = []
+        for effect in self.machine.drain(now):
             match effect:
                 case Tell(identity, message):
-                    self._node.tell_worker(identity, encode(message))
+                    for each in self._held.tell(identity, message, now):
+                        self._node.tell_worker(identity, encode(each))
                 case PublishLog(messages):
                     self._node.publish_log(self._encoder.encode("", incarnation, messages))
                 case SendLog(node, messages):
                     self._node.send_log(node, self._encoder.encode(node, incarnation, messages))
                 case WriteLog(write):
-                    self._wal.submit(write)
+                    writes.append(write)
                 case Granted(group, grant):
                     self._grants[group] = grant
                     self._node.granted(group, grant)
@@ -258,3 +276,4 @@ class LogShell:
                     self._node.positioned(rows, urgent)
                 case _:
                     assert_never(effect)
+        return max([write.upto for write in writes if self._wal.write(write)], default=0)

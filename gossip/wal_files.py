@@ -1,4 +1,4 @@
-"""The write-ahead log on a real disk: segments in a folder, the clean marker, the reserve, a thread.
+"""The write-ahead log on a real disk: segments in a folder, the clean marker, the reserve.
 
 Guards the shell's half of rule 10 and of the durability modes: after a disorderly reboot in `process`
 mode nothing here is believed; an fsync error ends the process, because what the kernel dropped cannot
@@ -11,16 +11,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from threading import Thread
 
 from connserver.errors import ClusterError
-from gossip.protocol import Write
 from gossip.records import Boot, DurableNode, Record
 from gossip.wal import (
     FORMAT,
@@ -40,14 +34,10 @@ SEGMENT_BYTES = 64 << 20
 """A segment is closed above this size: small enough to be freed soon, large enough to be rare."""
 RESERVE_BYTES = 4 << 20
 """Kept allocated so that a full disk still takes the records of view changes."""
-FULL_CHECK_S = 1.0
-"""How often a full disk is looked at again."""
 MARKER = "clean"
 RESERVE = "reserve"
 UNFINISHED = "unfinished"
 """There while a damaged log is being replaced: a start that finds it believes nothing."""
-STATUS_FAILED = 74
-"""With it a process ends whose log cannot be written (EX_IOERR)."""
 _UNREADABLE = b"\0" * SEGMENT_HEADER_BYTES  # no segment begins like this, so it is damage and not torn
 
 
@@ -165,11 +155,26 @@ class WalFiles:
 
     def append(self, records: tuple[Record, ...], sync: bool) -> None:
         """Put records behind the last; on disk when this returns, as far as mode and `sync` ask for it."""
-        if self._size >= SEGMENT_BYTES:
+        if self.is_at_segment_end:
             self._roll(self._segment + 1)
         self._write(self._encode(records))
         if self.power or sync:
             os.fdatasync(self._descriptor)
+        self._remove_segments()
+
+    def append_only(self, records: tuple[Record, ...]) -> bool:
+        """One write into the page cache and nothing else; whether segments wait for the next `append` to
+        remove them. Only where that is enough: without `power`, and not at the end of a segment."""
+        assert not self.power and not self.is_at_segment_end
+        self._write(self._encode(records))
+        return bool(self._tracker.removable())
+
+    @property
+    def is_at_segment_end(self) -> bool:
+        """Whether the next write begins a segment, which takes its time."""
+        return self._size >= SEGMENT_BYTES
+
+    def _remove_segments(self) -> None:
         for segment in self._tracker.removable():
             (self.folder / _name(segment)).unlink(missing_ok=True)
             self._tracker.forget(segment)
@@ -320,75 +325,3 @@ def _bytes_of(path: Path) -> bytes:
         if error.errno != errno.EIO:
             raise
         return _UNREADABLE
-
-
-class WalThread:
-    """Writes in a thread of its own, all that has gathered at once, and reports.
-
-    `notify(upto)` and `full(bool)` are called in that thread: pass something like
-    `loop.call_soon_threadsafe`. `fatal(error)` must not return; by default it ends the process.
-    """
-
-    def __init__(
-        self,
-        files: WalFiles,
-        notify: Callable[[int], None],
-        full: Callable[[bool], None],
-        fatal: Callable[[OSError], None] | None = None,
-    ) -> None:
-        self._files = files
-        self._notify = notify
-        self._full = full
-        self._fatal = fatal or self._end_process
-        self._queue: SimpleQueue[Write | None] = SimpleQueue()
-        self._clean = False
-        self._looked_at = float("-inf")
-        self._thread = Thread(target=self._run, name="wal", daemon=True)
-        self._thread.start()
-
-    def submit(self, write: Write) -> None:
-        """Hand over a turn's records; never blocks."""
-        self._queue.put(write)
-
-    def close(self, clean: bool = True) -> None:
-        """Write what was handed over, then close the files."""
-        self._clean = clean
-        self._queue.put(None)
-        self._thread.join()
-
-    def _run(self) -> None:
-        try:
-            if self._files.full:
-                self._full(True)
-            while self._turn():
-                pass
-            self._files.close(self._clean)
-        except OSError as error:
-            self._fatal(error)
-
-    def _turn(self) -> bool:
-        """One gathering of writes; False at the end."""
-        full = self._files.full
-        try:
-            gathered = [self._queue.get(timeout=FULL_CHECK_S if full else None)]
-        except Empty:
-            gathered = []
-        while not self._queue.empty():
-            gathered.append(self._queue.get())
-        writes = [write for write in gathered if write is not None]
-        if writes:
-            records = tuple(record for write in writes for record in write.records)
-            self._files.append(records, any(write.sync for write in writes))
-            self._notify(writes[-1].upto)
-        if full and time.monotonic() - self._looked_at >= FULL_CHECK_S:
-            self._looked_at = time.monotonic()
-            self._files.look_for_room()
-        if self._files.full != full:
-            self._full(self._files.full)
-        return len(writes) == len(gathered)
-
-    def _end_process(self, error: OSError) -> None:
-        words = f"the log in {self._files.folder} cannot be written: {failure(error)}"
-        others = f"Nothing that is not on disk was confirmed; the other nodes go on. {advice(error)}"
-        print(f"{words}. {others}", file=sys.stderr, flush=True)
-        os._exit(STATUS_FAILED)

@@ -95,7 +95,8 @@ class Archiver:
         """Operation `op` has *committed* and left these images; every one, in order, also on backups."""
         with self._changed:
             self._machine.add(op, images, time.monotonic())
-            if self._asleep:
+            # of a backup the thread has nothing to do: waking it for each entry would cost more than the rest
+            if self._asleep and (self._machine.reports or self._machine.wakes_at() is not None):
                 self._changed.notify()
 
     def readd_all(self, op: int, images: Sequence[Image]) -> None:

@@ -21,7 +21,8 @@ from connserver.messages import AdminReply, AdminRequest, Committed, Role
 from gossip.members import ABLE
 from gossip.records import Boot, GroupState
 from gossip.wal import RECORD_HEADER_BYTES, read_segment, restore
-from gossip.wal_files import MARKER, STATUS_FAILED, WalFiles
+from gossip.wal_files import MARKER, WalFiles
+from gossip.wal_thread import STATUS_FAILED
 from tests.integration.bad_disk import (
     BadDisks,
     about_log,

@@ -21,7 +21,8 @@ from pathlib import Path
 from threading import Semaphore
 from gossip.protocol import Entry, Write, entry_crc
 from gossip.records import Append, Boot, Formed, Opened
-from gossip.wal_files import WalFiles, WalThread
+from gossip.wal_files import WalFiles
+from gossip.wal_thread import WalThread
 
 opened = WalFiles.open(Path(sys.argv[1]), Boot("boot", False, "demo", "n1"))
 first = opened.node.groups[0].head + 1 if 0 in opened.node.groups else 1

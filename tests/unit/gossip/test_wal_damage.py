@@ -12,12 +12,12 @@ import pytest
 
 from connserver.errors import ClusterError
 from connserver.ids import GroupId
-from gossip import wal_files
 from gossip.protocol import Entry, Write, entry_crc
 from gossip.records import Append, Boot, Formed, NodeIncarnation, Opened, Phase, Record
 from gossip.wal import FORMAT, encode_record, restore, segment_header
-from gossip.wal_files import MARKER, RESERVE, UNFINISHED, WalFiles, WalThread
+from gossip.wal_files import MARKER, RESERVE, UNFINISHED, WalFiles
 from gossip.wal_files import Opened as OpenedLog
+from gossip.wal_thread import STATUS_FAILED, WalThread
 from gossip.wal_words import PROBLEM_CHARS, damage_told
 
 G = GroupId(0)
@@ -227,4 +227,4 @@ def test_an_alert_has_room_for_whatever_is_damaged(tmp_path: Path) -> None:
     node = restore([]).node
     text = damage_told([f"segment {number} is missing" for number in range(1_000)], node, tmp_path)
     assert len(text) < 2 * PROBLEM_CHARS and text.startswith("segment 0 is missing; ")
-    assert wal_files.STATUS_FAILED == 74
+    assert STATUS_FAILED == 74

@@ -1,10 +1,9 @@
-"""The WAL on a real disk: restarts, reboots, segments, a full disk, the thread."""
+"""The WAL on a real disk: restarts, reboots, segments, a full disk."""
 
 from __future__ import annotations
 
 import errno
 import os
-import threading
 from pathlib import Path
 from unittest.mock import patch
 
@@ -13,10 +12,10 @@ import pytest
 from connserver.errors import ClusterError
 from connserver.ids import GroupId
 from gossip import wal_files
-from gossip.protocol import Entry, Write, entry_crc
+from gossip.protocol import Entry, entry_crc
 from gossip.records import Append, Base, Boot, Formed, NodeIncarnation, Opened, Phase, Record
 from gossip.wal_files import Opened as OpenedLog
-from gossip.wal_files import WalFiles, WalThread
+from gossip.wal_files import WalFiles
 
 G = GroupId(0)
 
@@ -182,54 +181,4 @@ def test_fdatasync_by_mode(tmp_path: Path, power: bool, sync: bool, wanted: int)
     with patch.object(os, "fdatasync", wraps=os.fdatasync) as fdatasync:
         files.append(START, sync)
     assert fdatasync.call_count == wanted
-    files.close(clean=False)
-
-
-def test_the_thread_writes_what_gathered_at_once(tmp_path: Path) -> None:
-    """Group commit: one fdatasync for everything that waited for the one before."""
-    files = reopened(tmp_path, power=True).files
-    begun, go_on, done = threading.Event(), threading.Event(), threading.Event()
-    reported: list[int] = []
-    real = os.fdatasync
-    count = 0
-
-    def fdatasync(descriptor: int) -> None:
-        nonlocal count
-        count += 1
-        begun.set()
-        assert go_on.wait(10)
-        real(descriptor)
-
-    def notify(upto: int) -> None:
-        reported.append(upto)
-        if upto == 6:
-            done.set()
-
-    with patch.object(os, "fdatasync", fdatasync):
-        thread = WalThread(files, notify, lambda full: None)
-        thread.submit(Write(START, 1, False))
-        assert begun.wait(10)
-        for upto in range(2, 7):
-            thread.submit(Write((append(upto - 1),), upto, False))
-        go_on.set()
-        assert done.wait(10)
-        assert reported == [1, 6]
-        assert count == 2
-        thread.close(clean=True)
-    again = reopened(tmp_path, power=True, boot="boot 2")
-    assert sorted(again.node.groups[G].entries) == [1, 2, 3, 4, 5]
-    again.files.close(clean=False)
-
-
-def test_an_fsync_error_is_fatal(tmp_path: Path) -> None:
-    """What the kernel dropped cannot be asked for again; nothing is reported as written."""
-    files = reopened(tmp_path, power=True).files
-    fatal: list[OSError] = []
-    reported: list[int] = []
-    with patch.object(os, "fdatasync", side_effect=OSError(errno.EIO, "input/output error")):
-        thread = WalThread(files, reported.append, lambda full: None, fatal.append)
-        thread.submit(Write(START, 1, False))
-        thread._thread.join(10)
-    assert [error.errno for error in fatal] == [errno.EIO]
-    assert reported == []
     files.close(clean=False)
