@@ -13,6 +13,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Iterable
+from math import inf
 from typing import TYPE_CHECKING, Any, assert_never
 
 import zmq
@@ -124,6 +125,7 @@ class Daemon:
         self._failed = False
         self._routes: Routes | None = None
         self._routes_bytes = b""
+        self._waker: asyncio.Handle | None = None
         loop.set_exception_handler(self._broken)
         places, node = options.places, options.node
         beginning = _beginning(options.config, node, folder, timing or Timing())
@@ -171,6 +173,8 @@ class Daemon:
             self._links.close()
         self._local.close()
         self._deaths.close()
+        if self._waker is not None:
+            self._waker.cancel()
         if hasattr(self, "_lifeline"):
             self._timer.cancel()
             self._lifeline.close()
@@ -222,9 +226,9 @@ class Daemon:
 
     # --- what the logs say ------------------------------------------------------------------------------
 
-    def granted(self, group: int, grant: int) -> None:
-        """The worker of a group holds this grant from now on; 0: none."""
-        self._perform(self._node.granted(group, grant, self._loop.time()))
+    def granted(self, grants: list[tuple[int, int]]) -> None:
+        """The workers of these groups hold these grants from now on; 0: none."""
+        self._perform(self._node.granted(grants, self._loop.time()))
 
     def positioned(self, rows: list[GroupPosition], urgent: bool) -> None:
         """Where this node's replicas stand."""
@@ -281,6 +285,12 @@ class Daemon:
                     write(event, **facts)
                 case _:
                     assert_never(effect)
+        if self._waker is None and self._node.due < inf:
+            self._waker = self._loop.call_at(self._node.due, self._wake)
+
+    def _wake(self) -> None:
+        self._waker = None
+        self._perform(self._node.wake(self._loop.time()))
 
     def _bytes(self, message: Any) -> bytes:
         """A message's bytes; what is said again and again without change is not made again."""

@@ -23,6 +23,7 @@ from connserver.messages import Attach, GroupPosition
 from connserver.running import NoteReader, Source, note_path
 from gossip.hangs import LOOK_S, Hangs
 from gossip.held_entries import HeldEntries
+from gossip.protocol import Write
 from gossip.records import Boot
 from gossip.replica import ReplicaStatus
 from gossip.replica_state import Timing
@@ -50,8 +51,8 @@ bytes_kept = telemetry.gauge("connserver_log_bytes", "Payload of the logs kept i
 class Node(Protocol):
     """What the logs tell the gossip process around them."""
 
-    def granted(self, group: int, grant: int) -> None:
-        """The worker of a group has this grant; 0: none."""
+    def granted(self, grants: list[tuple[int, int]]) -> None:
+        """The workers of these groups have these grants; 0: none."""
 
     def positioned(self, rows: list[GroupPosition], urgent: bool) -> None:
         """Where the replicas stand."""
@@ -257,7 +258,8 @@ class LogShell:
         """The number of the last write that is done; 0: none."""
         now = self._loop.time()
         incarnation = self.machine.set.incarnation
-        writes = []
+        writes: list[Write] = []
+        grants: list[tuple[int, int]] = []
         for effect in self.machine.drain(now):
             match effect:
                 case Tell(identity, message):
@@ -271,9 +273,14 @@ class LogShell:
                     writes.append(write)
                 case Granted(group, grant):
                     self._grants[group] = grant
-                    self._node.granted(group, grant)
+                    grants.append((group, grant))
                 case Positioned(rows, urgent):
+                    if grants:
+                        self._node.granted(grants)  # together: with each, all groups are looked at
+                        grants = []
                     self._node.positioned(rows, urgent)
                 case _:
                     assert_never(effect)
+        if grants:
+            self._node.granted(grants)
         return max([write.upto for write in writes if self._wal.write(write)], default=0)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from connserver.limits import GOSSIP_RECONNECT_MS, GOSSIP_RECORD_MS, GOSSIP_URGENT_MS
@@ -41,6 +41,7 @@ from gossip.orders import Log, orders
 from gossip.peering import Identity, Peering
 from gossip.picture import Picture
 from gossip.placement import Placement
+from gossip.route_news import RouteNews
 from gossip.routing import READY
 
 ROUTES_TOPIC = b"routes"
@@ -102,6 +103,7 @@ class GossipNode:
         self._effects: list[Effect] = []
         self._changed = True
         self._settled_at = self._published_at = self._spoke_at = float("-inf")
+        self._news = RouteNews()
 
     # --- events ---------------------------------------------------------------------------------
 
@@ -179,9 +181,10 @@ class GossipNode:
         self.desk.stale = True
         return self._done(now)
 
-    def granted(self, group: int, grant: int, now: float) -> list[Effect]:
-        """The replica of a group gave its worker this grant, or took it away (0)."""
-        self.desk.granted(group, grant)
+    def granted(self, grants: Iterable[tuple[int, int]], now: float) -> list[Effect]:
+        """The replicas of these groups gave their workers these grants, or took them away (0)."""
+        for group, grant in grants:
+            self.desk.granted(group, grant)
         return self._done(now)
 
     def accepts(self, peer: str) -> bool:
@@ -311,7 +314,7 @@ class GossipNode:
         """Bring this node's record and what follows from all records up to date."""
         urgent = self._own.put(self._describe(refusal, now), now)
         if self.board.show(self._picture(), now):
-            self._publish_routes(now)
+            self._publish_news(now)
         if urgent and now - self._spoke_at >= GOSSIP_URGENT_MS / 1000:
             self._speak(now)
 
@@ -403,7 +406,23 @@ class GossipNode:
 
     def _publish_routes(self, now: float) -> None:
         self._published_at = now
+        self._news.all_told(self.board.routes.entries, now)
         self._effects.append(Publish(ROUTES_TOPIC, self.board.routes))
+
+    def _publish_news(self, now: float) -> None:
+        news = self._news.take(self.board.routes.entries, now)
+        if news:
+            self._effects.append(Publish(ROUTES_TOPIC, replace(self.board.routes, entries=news)))
+
+    @property
+    def due(self) -> float:
+        """When to call `wake`; inf: nothing waits."""
+        return self._news.due
+
+    def wake(self, now: float) -> list[Effect]:
+        """The time `due` has come."""
+        self._publish_news(now)
+        return self._done(now)
 
     def _warn(self, event: str, **facts: Any) -> None:
         self._effects.append(Note("warning", event, facts))
@@ -413,6 +432,7 @@ class GossipNode:
         self.membership.check_invariants()
         self.book.check_invariants()
         self.desk.check_invariants()
+        self._news.check_invariants()
         assert len(self.board.routes.entries) == self.identity.groups
         served = [entry.node for entry in self.board.routes.entries if entry.state == READY]
         assert not (self._refusal() and self.identity.node in served), "a node serves that may not"

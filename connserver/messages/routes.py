@@ -31,7 +31,8 @@ class RouteEntry:
 @message(40)
 @dataclass(frozen=True, slots=True)
 class Routes:
-    """The routing table as one gossip process knows it; published on change and once a second."""
+    """The routing table as one gossip process knows it: as an answer and, once a second, all of it; what is
+    published in between are the entries that changed."""
 
     cluster: str
     sender: str

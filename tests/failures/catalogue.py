@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from tests.failures import faults, faults_inside, faults_network, faults_storage
+from tests.failures import faults, faults_inside, faults_network, faults_planned, faults_storage
 from tests.failures.faults import Fault
 
 _CLASSES: Final[tuple[type[Fault], ...]] = (
@@ -38,6 +38,7 @@ _CLASSES: Final[tuple[type[Fault], ...]] = (
     faults_network.LinkDown,
     faults_network.Apart,
     faults_network.Flapping,
+    faults_planned.HandOver,
     faults_storage.PostgresDown,
     faults_storage.PostgresSilent,
     faults_storage.PostgresSlow,

@@ -2,7 +2,7 @@
 
     scripts/chaos --minutes 10 [--seed 1] [--workload W]... [--fault F]...   a table, row by row
     scripts/chaos --rows 5 --fault kill-node                                 as many trials
-    scripts/chaos --pauses 200 --kill worker|gossip|node                     how long clients wait
+    scripts/chaos --pauses 200 --kill worker|gossip|node|handoff             how long clients wait
     scripts/chaos --control NAME --fault F                                   with a bug put in: must be caught
     scripts/chaos --list                                                     names
 
@@ -82,6 +82,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--encoding", action="append", choices=BOTH)
     parser.add_argument("--pauses", type=int, default=0, metavar="N")
     parser.add_argument("--kill", choices=sorted(pauses.KINDS), default="worker")
+    parser.add_argument("--sample", type=int, default=0, metavar="S", help="groups with clients; 0: all")
     parser.add_argument("--control", choices=sorted(CONTROLS))
     parser.add_argument("--keep", type=Path, default=Path("chaos-kept"), metavar="FOLDER")
     parser.add_argument("--list", action="store_true")
@@ -188,9 +189,15 @@ def keep_logs(world: World, folder: Path) -> None:
 
 def measure(world: World, options: argparse.Namespace) -> int:
     """Pauses around many kills."""
+    rounds = pauses.rounds(world, options.kill, options.pauses, f"p{options.seed}", options.sample)
+    return told(rounds, f"{options.kill}, {options.pauses} times")
+
+
+def told(rounds: Iterator[pauses.Round], what: str) -> int:
+    """Print rounds as they come and all of them at the end; 1 if one did not hold."""
     found: list[float] = []
     good = True
-    for number, done in enumerate(pauses.rounds(world, options.kill, options.pauses, f"p{options.seed}"), 1):
+    for number, done in enumerate(rounds, 1):
         good = good and done.verdict.good
         found += done.pauses_ms
         print(
@@ -201,7 +208,7 @@ def measure(world: World, options: argparse.Namespace) -> int:
             print("   ", reason)
     shares = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
     words = ", ".join(f"{name} {pauses.percentile(found, share):.0f}" for name, share in shares.items())
-    print(f"kill of the {options.kill}, {options.pauses} times: pause {words} ms")
+    print(f"{what}: pause {words} ms")
     return int(not good)
 
 

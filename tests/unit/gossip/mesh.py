@@ -362,7 +362,7 @@ class Mesh:
                     case replication.Tell(identity, message):
                         self._tell(host, identity, message)
                     case Granted(group, grant):
-                        self._perform(host, host.machine.granted(group, grant, self.now))
+                        self._perform(host, host.machine.granted([(group, grant)], self.now))
                     case Positioned(rows, urgent):
                         self._perform(host, host.machine.positioned(rows, self.now, urgent=urgent))
         logs.check_invariants()
