@@ -20,9 +20,11 @@ from pathlib import Path
 
 from tests.failures import pauses
 from tests.failures.chaos import end, told
-from tests.failures.nodes import World, new_world
+from tests.failures.nodes import START_S, World, new_world
 
 SETTLE_S = 5.0
+STARTS_S = 2.0
+"""More for each group: its three workers are processes that load plugins and a group each."""
 
 
 def main() -> int:
@@ -38,7 +40,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, end)
     with new_world(groups=options.groups) as world:
         began = time.monotonic()
-        world.up()
+        world.up(START_S + options.groups * STARTS_S)
         print(f"{options.groups} groups on 3 nodes: up after {time.monotonic() - began:.1f} s", flush=True)
         time.sleep(SETTLE_S)
         show_idle(world, options.idle_s)

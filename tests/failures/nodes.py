@@ -184,14 +184,14 @@ class World:
         """Where clients connect, in the order of the nodes."""
         return [(node.address, GATEWAY_PORT) for node in self.nodes.values()]
 
-    def up(self) -> World:
+    def up(self, timeout_s: float = START_S) -> World:
         """Start every node that does not run, and wait for all groups."""
         started = [node for node in self.nodes.values() if node.process is None]
         for node in started:
             node.start()
         for node in started:
-            node.wait_up()
-        wait_for("all groups", self.in_full, START_S)
+            node.wait_up(timeout_s)
+        wait_for("all groups", self.in_full, timeout_s)
         return self
 
     def status(self, node: str = "") -> dict[str, Any] | None:
