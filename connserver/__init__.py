@@ -9,13 +9,14 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from connserver.errors import ClientError, Refused, WrongPartition
-    from connserver.plugin import Context, Object, Plugin, Ref, Reply, Result, transient
+    from connserver.plugin import Context, Login, Object, Plugin, Ref, Reply, Result, transient
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ClientError",
     "Context",
+    "Login",
     "Object",
     "Plugin",
     "Ref",

@@ -1,9 +1,10 @@
 """Who a client is: what `login` proves, by the configured provider.
 
-Guards one rule: a name is believed only from a token this file has verified, or where the operator
-chose anonymous login. Verification is local, so a gateway logs clients in while everything else is
-down. Tokens are JWTs (RFC 7519), checked by joserfc: `sub` is the user, `exp` is required, `roles` is
-a list of names; `hmac` is the same with HS256 and nothing else.
+Guards one rule: a name is believed only from a token this file has verified, where the operator chose
+anonymous login, or once a plugin at the user's home has said so. Tokens are verified here, so that a
+gateway logs clients in while everything else is down. They are JWTs (RFC 7519), checked by joserfc:
+`sub` is the user, `exp` is required, `roles` is a list of names; `hmac` is the same with HS256 and
+nothing else.
 """
 
 from __future__ import annotations
@@ -18,11 +19,8 @@ from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
 from connserver.config import AuthConfig
 from connserver.errors import ClientError, ConfigError, Fault
-from connserver.limits import GUEST_ROLE, USER_NAME_CHARS
+from connserver.limits import GUEST_ROLE, SESSION_ROLES, USER_NAME_CHARS
 from connserver.model import Message, is_name
-
-ROLES: Final = 32
-"""Most roles a token may give; they are kept with every session."""
 
 SECRET_BYTES: Final = 32
 """Shortest secret of an HMAC: RFC 7518 asks for as many bytes as the hash has."""
@@ -47,6 +45,8 @@ class Identity:
 
     user: str
     roles: tuple[str, ...] = ()
+    proof: Message | None = None
+    """What the client said to prove it, where a plugin at the user's home decides."""
 
 
 class Authenticator(Protocol):
@@ -114,21 +114,19 @@ class Tokens:
         return Identity(user, _roles(claims.get("roles", [])))
 
 
-class Unserved:
-    """A provider that this version does not have: every login is refused, saying so."""
+class ByPlugin:
+    """A plugin decides, where the user's objects are: whatever is said here goes there unproved."""
 
-    __slots__ = ("_provider", "implicit")
+    __slots__ = ("implicit",)
 
-    def __init__(self, provider: str) -> None:
+    def __init__(self) -> None:
         self.implicit = False
-        self._provider = provider
 
     def identify(self, message: Message, wall: float) -> Identity:
-        """Refuse."""
-        raise ClientError(
-            "unauthorized",
-            f"nobody can log in: [auth] provider = {self._provider!r} is not served by the gateways; "
-            "use 'hmac', 'jwt' or 'anonymous'",
+        """The user named in `user`, and all that the message says for the plugin."""
+        user = user_name(message.get("user"), "unauthorized")
+        return Identity(
+            user, proof={name: value for name, value in message.items() if name not in ("msg", "id")}
         )
 
 
@@ -137,7 +135,7 @@ def authenticator(config: AuthConfig, nonce: Callable[[], str]) -> Authenticator
     if config.provider == "anonymous":
         return Anonymous(nonce)
     if config.provider == "plugin":
-        return Unserved(config.provider)
+        return ByPlugin()
     algorithms = ("HS256",) if config.provider == "hmac" else config.jwt_algorithms
     return Tokens(
         _key(config, algorithms),
@@ -158,8 +156,8 @@ def user_name(value: object, error: str) -> str:
 
 
 def _roles(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list) or len(value) > ROLES:
-        raise ClientError("unauthorized", f"the token's roles are no list of at most {ROLES} names")
+    if not isinstance(value, list) or len(value) > SESSION_ROLES:
+        raise ClientError("unauthorized", f"the token's roles are no list of at most {SESSION_ROLES} names")
     if not all(type(role) is str and is_name(role) for role in value):
         raise ClientError("unauthorized", "the token's roles are not all names")
     return tuple(dict.fromkeys(value))

@@ -1,7 +1,8 @@
 """What a message leads to on a connection that has no session yet.
 
 Guards one rule: before login a client gets only what needs no session, and nothing it claims is
-passed on unproved: the login provider's word is, and the token that proved it stays here.
+passed on unproved: the login provider's word is, and the token that proved it stays here. Only where a
+plugin is the provider what a client says goes to the worker that asks it, marked as `proof`.
 """
 
 from __future__ import annotations
@@ -88,6 +89,9 @@ def _login(identity: Identity, message: Message | None, encoding: Encoding, rule
     body: Message = {"user": identity.user, "roles": roles, "encoding": int(encoding)}
     if message is not None:
         body["message"] = message
+    if identity.proof is not None:
+        body["proof"] = identity.proof
+        body["message"] = {name: value for name, value in (message or {}).items() if name in ("msg", "id")}
     _, group = home_of_user(identity.user, rules.groups)
     return Entered(group, [(RequestKind.LOGIN, pack(body))], login=True)
 

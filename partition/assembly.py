@@ -10,18 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, get_origin
 
-from connserver.errors import PluginLoadError
+from connserver.errors import ClientError, PluginLoadError
 from connserver.model import is_name
 from connserver.plugin.declare import (
     EveryDeclaration,
     InternalDeclaration,
     KindDeclaration,
+    LoginDeclaration,
     MethodDeclaration,
     Place,
     Plugin,
     PresenceDeclaration,
 )
 from connserver.plugin.objects import ContainerField, Object, Transient
+from connserver.plugin.results import Login
 from partition.arguments import read_signature, type_hints
 from partition.fields import field_type
 from partition.kinds import REQUIRED, USER, Field, Kind, Kinds, Migration
@@ -169,6 +171,8 @@ class _Callbacks:
             self._add_internal(internal)
         for presence in self._plugin.presences:
             self._add_presence(presence)
+        for login in self._plugin.logins:
+            self._add_login(login)
         for background in self._plugin.backgrounds:
             if background.name in self._table.backgrounds:
                 background.place.refuse(f"two background functions are called {background.name}")
@@ -220,6 +224,24 @@ class _Callbacks:
             declared.place.refuse(f"{declared.name}: a hook takes (ctx, me) and nothing else")
         self._table.hooks.setdefault(declared.hook, []).append(method)
 
+    def _add_login(self, declared: LoginDeclaration) -> None:
+        other = self._table.login
+        if other is not None:
+            declared.place.refuse(
+                f"{declared.name}: one callback decides who may log in, and plugin {other.plugin} has "
+                f"{other.name}"
+            )
+        signature = read_signature(declared.function, declared.name, declared.place, me=False, internal=False)
+        if not signature.takes("user"):
+            declared.place.refuse(f"{declared.name} has to take `user`, the name to be logged in")
+        self._table.login = Method(
+            name=declared.name,
+            plugin=self._plugin.name,
+            version=self._plugin.version,
+            function=_answering_login(declared.function, declared.name),
+            signature=signature,
+        )
+
     def _method(
         self, name: str, function: Callable[..., Any], place: Place, *, internal: bool, **more: Any
     ) -> Method:
@@ -236,6 +258,20 @@ class _Callbacks:
             internal=internal,
             **more,
         )
+
+
+def _answering_login(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """The same callback, whose answer is a map of roles; whatever is no Login lets nobody in."""
+
+    def check(context: Any, *arguments: Any, **fields: Any) -> dict[str, Any]:
+        answer = function(context, *arguments, **fields)
+        if answer is None:
+            raise ClientError("unauthorized", "the login is not accepted")
+        if not isinstance(answer, Login):
+            raise TypeError(f"{name} returned a {type(answer).__name__}: a Login or None is wanted")
+        return {"roles": list(answer.roles)}
+
+    return check
 
 
 def _choose_user_kind(table: PluginTable, kinds: dict[str, tuple[Kind, Place]]) -> None:

@@ -164,6 +164,24 @@ class Dispatcher:
             together.effects += outcome.effects
         return together
 
+    def login(self, oid: int, fields: Message, now: float) -> Outcome:
+        """Ask the plugin whether this user may log in: `{"roles": […]}`, or the error for the client.
+
+        `fields`: those of the message, with the `user` whose object (there or not) has this id.
+        """
+        method = self.plugins.login
+        if method is None:
+            return Outcome(error=ClientError("unauthorized", "no attached plugin decides who may log in"))
+        try:
+            positional, keywords = method.signature.bind(fields)
+        except ClientError as error:
+            return Outcome(error=error)
+        outcome = self._run(method, partition_of(oid), None, NOBODY, now, positional, keywords)
+        said = outcome.error
+        if said is not None and said.error == "refused":
+            outcome.error = ClientError("unauthorized", said.reason, code=said.code)
+        return outcome
+
     # --- by the clock ---
 
     def due(self, now: float) -> list[tuple[str, list[int], float]]:

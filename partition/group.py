@@ -73,6 +73,7 @@ class Group:
         limits: Limits = DEFAULT_LIMITS,
         keepalive_ms: int = 30_000,
         room_idle_s: float = IDLE_ROOM_S,
+        login_by_plugin: bool = False,
     ) -> None:
         self.group = group
         self.limits = limits
@@ -91,7 +92,14 @@ class Group:
         self.rooms = Rooms(self.ledger, room_idle_s)
         self.desk = RoomDesk(self.rooms, self.sessions, self.answers, self.post, self._turn)
         self.logins = SessionDesk(
-            self.sessions, self.desk, dispatcher, self._turn, self._finish, resume_window_s, self.post
+            self.sessions,
+            self.desk,
+            dispatcher,
+            self._turn,
+            self._finish,
+            resume_window_s,
+            self.post,
+            login_by_plugin,
         )
         self.timers = Timers(self.ledger)
         self.calls = Calls(self.ledger, self.post, dispatcher, self._finish)

@@ -119,11 +119,17 @@ class Intake:
 
     def _quarantined(self, boot: int, connection: int, kind: int, sequence: int, body: bytes) -> bool:
         suspect = self._suspects.get(boot, connection, sequence)
-        if suspect is None or not suspect.quarantined or kind != _CALL:
+        if suspect is None or not suspect.quarantined or kind not in (_CALL, _LOGIN):
             return False
         message = unpack(body)
-        msg = str(message["msg"])
+        if kind == _LOGIN:
+            # plugins have their say in a login too; an implicit one is answered by what follows it
+            told = message.get("message")
+            message = told if isinstance(told, dict) else {}
+        msg = str(message.get("msg", "login"))
         log.error("request.quarantined", method=msg, connection=connection, deaths=suspect.deaths)
+        if not message:
+            return True
         error = ClientError("quarantined", f"{msg} was running when its worker died, {suspect.deaths} times")
         fields = reply(msg, message.get("id"), {**error.fields()})
         self._group.output(boot, connection, OutputKind.REPLY, fields, sequence)

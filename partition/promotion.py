@@ -187,6 +187,7 @@ def _group(
         limits=office.config.limits,
         keepalive_ms=office.config.gateway.keepalive_ms,
         room_idle_s=office.config.rooms.idle_s,
+        login_by_plugin=office.config.auth.provider == "plugin",
     )
     group.at(office.clock())
     group.load()

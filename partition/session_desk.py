@@ -39,8 +39,8 @@ def caller_of_session(session: Session) -> Caller:
     return Caller(user=session.user, session=session.oid, name=session.name, roles=session.roles)
 
 
-def _roles(body: Message) -> frozenset[str]:
-    roles = body.get("roles")
+def _roles(body: Value) -> frozenset[str]:
+    roles = body.get("roles") if isinstance(body, dict) else None
     return frozenset(map(str, roles)) if isinstance(roles, list) else frozenset()
 
 
@@ -56,6 +56,7 @@ class SessionDesk:
         finish: Finish,
         window_s: float,
         post: Post,
+        by_plugin: bool,
     ) -> None:
         self.now = 0.0
         self._sessions = sessions
@@ -64,6 +65,7 @@ class SessionDesk:
         self._turn = turn
         self._finish = finish
         self._window_s = window_s
+        self._by_plugin = by_plugin
         post.handle("session.lacks", self._lacking)
 
     def expire(self) -> None:
@@ -102,10 +104,12 @@ class SessionDesk:
         user = named_id("user", name)
         fields: Message = {}
         session = self._sessions.at(gateway, connection)
-        error = self._admit(user, name) if session is None else None
+        roles, error = self._proved(user, name, body) if session is None else (frozenset[str](), None)
+        if session is None and error is None:
+            error = self._admit(user, name)
         if error is None:
             if session is None:
-                session, token = self._sessions.open(user, name, _roles(body), (gateway, connection))
+                session, token = self._sessions.open(user, name, roles, (gateway, connection))
                 self.presence("on_join", session)
             else:
                 token = self._sessions.renew(session)
@@ -115,6 +119,17 @@ class SessionDesk:
             answer = {**error.fields()} if error is not None else {"status": 0, **fields}
             data = reply("login", message.get("id"), answer)
             self._turn.output(gateway, [connection], OutputKind.REPLY, data, sequence)
+
+    def _proved(self, user: int, name: str, body: Message) -> tuple[frozenset[str], ClientError | None]:
+        """The roles of a user whom the provider knows: the gateway, or here a plugin."""
+        if not self._by_plugin:
+            return _roles(body), None
+        proof = body.get("proof")
+        outcome = self._dispatcher.login(
+            user, {**(proof if isinstance(proof, dict) else {}), "user": name}, self.now
+        )
+        self._finish(outcome, NOBODY, None)
+        return _roles(outcome.result), outcome.error
 
     def _admit(self, user: int, name: str) -> ClientError | None:
         outcome = self._dispatcher.open_user(user, name)

@@ -87,6 +87,7 @@ class PluginTable:
     everies: dict[str, Every] = field(default_factory=dict)
     hooks: dict[Presence, list[Method]] = field(default_factory=dict)
     backgrounds: dict[str, Callable[..., Any]] = field(default_factory=dict)
+    login: Method | None = None
 
     @property
     def user_kind(self) -> str:
@@ -118,6 +119,15 @@ class PluginTable:
                 return name
         name = function if isinstance(function, str) else getattr(function, "__name__", repr(function))
         raise TypeError(f"{name} is no background function: declare it @plugin.background")
+
+    def require_login(self) -> None:
+        """PluginLoadError unless one of the plugins decides who may log in."""
+        if self.login is None:
+            names = ", ".join(sorted(self.plugins)) or "none are attached"
+            raise PluginLoadError(
+                '[auth] provider = "plugin", but no attached plugin declares @plugin.login '
+                f"({names}): attach one that does to all groups, or choose another provider"
+            )
 
     def kind_of_user(self) -> Kind:
         """The kind in which user objects are made."""

@@ -93,6 +93,8 @@ class Worker:
         self._plugins = load_plugins(
             plugin.path for plugin in self._config.plugins if plugin.in_group(self._group)
         )
+        if self._config.auth.provider == "plugin":
+            self._plugins.require_login()
         self._patience = patience_of(self._config, self._group)
         router = sockets.router(self._context)
         self._endpoint = sockets.bind(router, places.worker_endpoint(options.node, self._group))

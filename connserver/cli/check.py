@@ -5,8 +5,9 @@ from __future__ import annotations
 import click
 
 from connserver.cli.find import load
+from connserver.cli.login_check import login_problem
 from connserver.cli.output import json_option, print_json
-from connserver.errors import ConfigError
+from connserver.errors import ConfigError, Fault
 
 
 @click.command("check")
@@ -16,7 +17,8 @@ from connserver.errors import ConfigError
 def check_command(context: click.Context, file: str | None, as_json: bool) -> int:
     """Print every fault of a cluster.toml as `file:line: what is wrong and what to do`.
 
-    Reads what `up` would read: the file, local.toml beside it, and CS_… variables. Exit status 1 if
+    Reads what `up` would read: the file, local.toml beside it, and CS_… variables. Where a plugin
+    decides who may log in, the plugins are loaded too, in a process of their own. Exit status 1 if
     there is a fault.
 
     \b
@@ -25,6 +27,10 @@ def check_command(context: click.Context, file: str | None, as_json: bool) -> in
     """
     try:
         config = load(context, file)
+        if config.auth.provider == "plugin":
+            problem = login_problem(config)
+            if problem:
+                raise ConfigError([Fault(config.file.name, 0, problem)])
     except ConfigError as error:
         if as_json:
             faults = [

@@ -173,6 +173,11 @@ def _plugin_provider(config: ClusterConfig) -> Iterator[Problem]:
         yield Problem(
             ("auth", "provider"), "provider 'plugin' needs a [[plugins]] section that has the plugin"
         )
+    elif config.auth.provider == "plugin" and all(plugin.groups != "all" for plugin in config.plugins):
+        yield Problem(
+            ("auth", "provider"),
+            "provider 'plugin' is asked in the group of each user: the plugin needs groups = \"all\"",
+        )
 
 
 def _tls(config: ClusterConfig) -> Iterator[Problem]:
@@ -282,7 +287,7 @@ CHECKS: Final[tuple[tuple[str, Check], ...]] = (
     ("nodes.gateways auth.provider auth.allow_anonymous", _anonymous),
     ("auth.provider auth.secret_file secrets.auth_secret_file", _key),
     ("auth.provider auth.jwt_algorithms", _jwt),
-    ("auth.provider plugins", _plugin_provider),
+    ("auth.provider plugins plugins.groups", _plugin_provider),
     (
         "gateway.tls_certificate_file gateway.tls_key_file secrets.tls_certificate_file secrets.tls_key_file",
         _tls,

@@ -14,8 +14,9 @@ class RequestKind(IntEnum):
     CALL = 0
     """A client's message."""
     LOGIN = 1
-    """`{user, roles, encoding, message?}`: bind this connection to the user; answers with BOUND.
-    `message` is the login message to answer; without it the login is implicit."""
+    """`{user, roles, encoding, message?, proof?}`: bind this connection to the user; answers with BOUND.
+    `message` is the login message to answer; without it the login is implicit. `proof`: what a plugin
+    is to judge, where one is the login provider."""
     RESUME = 2
     """`{resume, n, rooms, encoding, message}`: bind this connection to a living session.
     With `rebind` (and no `message`): the gateway tells a new grant what this

@@ -8,11 +8,12 @@ from connserver.plugin.context import Context, Log, Objects, Room, Timer
 from connserver.plugin.declare import Plugin
 from connserver.plugin.objects import Object, transient
 from connserver.plugin.references import Ref
-from connserver.plugin.results import Reply, Result
+from connserver.plugin.results import Login, Reply, Result
 
 __all__ = [
     "Context",
     "Log",
+    "Login",
     "Object",
     "Objects",
     "Plugin",

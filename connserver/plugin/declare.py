@@ -109,6 +109,15 @@ class PresenceDeclaration:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LoginDeclaration:
+    """`@plugin.login`."""
+
+    name: str
+    function: Callable[..., Any]
+    place: Place
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BackgroundDeclaration:
     """`@plugin.background`: may block, runs outside the loop, has no context."""
 
@@ -130,6 +139,7 @@ class Plugin:
         self.migrations: list[MigrationDeclaration] = []
         self.presences: list[PresenceDeclaration] = []
         self.backgrounds: list[BackgroundDeclaration] = []
+        self.logins: list[LoginDeclaration] = []
         self.place = _caller()
         if not _plugin_name(name) or name in OWN_PREFIXES:
             self.place.refuse(f"{name!r} is no plugin name: at most 32 of a-z, 0-9, '_', '-', a letter first")
@@ -272,6 +282,19 @@ class Plugin:
             return function
 
         return declare
+
+    def login(self, function: F) -> F:
+        """Decide who is let in, where `[auth] provider = "plugin"`: `def check(ctx, user: str, token: str)`.
+
+        It gets the fields of the `login` message by its argument names, `user` among them, and runs in
+        the partition of that user, whose object may not be there yet. It returns `Login(roles=[…])`;
+        None, or raising `Refused(code)`, is `unauthorized` for the client. One attached plugin has it.
+        """
+        name = f"{self.name}.{function.__name__}"
+        self.logins.append(
+            LoginDeclaration(name=name, function=_plain(function, name), place=_place_of(function))
+        )
+        return function
 
     def on_join(self, function: F) -> F:
         """Called on the user object when a session of the user has been opened."""

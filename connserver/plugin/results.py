@@ -1,4 +1,4 @@
-"""What comes back from a call to another object, and the promise of it.
+"""What comes back from a call to another object, the promise of it, and the answer to a login.
 
 Guards one rule: an error of the callee travels whole, so that a `then` that returns its `result`
 answers the client exactly as if the callee had been called directly.
@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from connserver.errors import ClientError
-from connserver.model import Message, Value
+from connserver.limits import SESSION_ROLES
+from connserver.model import Message, Value, is_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,26 @@ class Reply:
     """
 
     call: int
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """What a callback of `@plugin.login` returns for a user whom it lets in, with these roles.
+
+    ValueError for more than 32 roles, or one that is no name.
+    """
+
+    roles: tuple[str, ...] | list[str] = ()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.roles, str) or not all(isinstance(role, str) for role in self.roles):
+            raise ValueError(f"roles are a list of names, not {self.roles!r}")
+        object.__setattr__(self, "roles", tuple(dict.fromkeys(self.roles)))
+        for role in self.roles:
+            if not is_name(role):
+                raise ValueError(f"{role!r} cannot be the name of a role")
+        if len(self.roles) > SESSION_ROLES:
+            raise ValueError(f"{len(self.roles)} roles are more than the {SESSION_ROLES} that may be")
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ class Client:
     def __init__(self, cluster: Cluster, user: str, roles: list[str], connection: int) -> None:
         self.user = user
         self.roles = roles
+        self.proof: Message = {}
         self.oid = format_oid(named_id("user", user))
         self.closed = ""
         self.connection = connection

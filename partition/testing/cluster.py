@@ -105,6 +105,7 @@ class Cluster:
             secret=self._secret,
             resume_window_s=120,
             background=lambda work, caller: self._works.append((number, work, caller)),
+            login_by_plugin=self.plugins.login is not None,
         )
         group.at(self.now)
         group.load()
@@ -127,10 +128,13 @@ class Cluster:
 
     # --- what clients and operators do ---
 
-    def login(self, user: str, roles: list[str]) -> tuple[Client, Message]:
+    def login(
+        self, user: str, roles: list[str], proof: Message | None = None
+    ) -> tuple[Client, Message]:
         """Open a session at a new connection of the gateway: the client, and the answer."""
         self._connections += 1
         client = self.clients[self._connections] = Client(self, user, roles, self._connections)
+        client.proof = proof or {}
         client.unanswered[LOGIN] = {"msg": "login", "id": LOGIN}
         self._repeat(client)
         self.settle()
@@ -291,6 +295,7 @@ class Cluster:
                 roles: list[Value] = [*client.roles]
                 kind = RequestKind.LOGIN
                 body = {"user": client.user, "roles": roles, "encoding": MESSAGE_PACK, "message": message}
+                body["proof"] = client.proof
             self._send(client, kind, number + 1, body, str(message["msg"]))
 
     def _gateway_dies(self) -> None:

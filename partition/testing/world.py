@@ -76,15 +76,18 @@ class TestWorld:
 
     # --- clients ---
 
-    def login(self, user: str, roles: Iterable[str] = (), *, apart_from: Client | None = None) -> Client:
+    def login(
+        self, user: str, roles: Iterable[str] = (), *, apart_from: Client | None = None, **proof: Any
+    ) -> Client:
         """Log a user in, at a connection of its own. ClientError if the login is refused.
 
         `apart_from`: in another partition group than this client. Where a user lives depends on the
         name, so if `user` lives there too, it is `user-2`, `user-3` … that is logged in: see `.user`.
+        `proof`: more fields of the message, for a plugin with a `@plugin.login`, whose roles then count.
         """
         if apart_from is not None:
             user = self._apart(user, apart_from)
-        client, answer = self._cluster.login(user, list(roles))
+        client, answer = self._cluster.login(user, list(roles), as_sent(proof))
         if answer["status"] != 0:
             raise ClientError(str(answer["error"]), str(answer["reason"]))
         return client

@@ -152,5 +152,11 @@ def test_a_secret_that_cannot_be_used_is_named_but_not_shown(tmp_path: Path) -> 
     assert "32 bytes" in str(caught.value) and "hunter2" not in str(caught.value)
 
 
-def test_the_plugin_provider_says_that_it_is_not_there() -> None:
-    assert "plugin" in refusal(provider(AuthConfig(provider="plugin")), user="ann").reason
+def test_where_a_plugin_decides_what_the_client_says_goes_to_it() -> None:
+    who = provider(AuthConfig(provider="plugin"))
+    found = who.identify({"msg": "login", "id": 5, "user": "ann", "token": "t", "world": "w"}, 0.0)
+    assert found.user == "ann" and found.roles == ()
+    assert found.proof == {"user": "ann", "token": "t", "world": "w"}
+    assert not who.implicit
+    assert refusal(who, token="t").error == "unauthorized"
+    assert refusal(who, user=" ann").error == "unauthorized"
