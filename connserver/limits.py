@@ -141,6 +141,8 @@ ARCHIVE_LAGGING_MS = 2_000
 # --- plugins ------------------------------------------------------------------------------------
 OBJECT_BYTES = 1 << 20
 """Packed image of one object: it is written whole at every change, so a larger one is a mistake."""
+TRANSIENT_BYTES = 65_536
+"""Packed transient fields of one object that a snapshot holds; larger ones begin anew at a failover."""
 OUTGOING_LEVELS = 31
 """Nesting within one value of a result or event, so that with the message around it it stays within
 what a client with the default limits reads."""

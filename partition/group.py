@@ -40,6 +40,7 @@ from partition.rooms import IDLE_ROOM_S, Rooms
 from partition.session_desk import NOBODY, SessionDesk, caller_of_session
 from partition.sessions import Session, Sessions
 from partition.timers import Timers
+from partition.transients import Transients
 from partition.turn import Turn, TurnBuilder
 
 # looked up once for the message path: members of an Enum are slow to reach in Python 3.11
@@ -49,7 +50,10 @@ KEEP_S = 5.0
 """What a failover may set back is at most about so old."""
 
 KEPT_AT_ONCE = 2_048
-"""Objects written for that in one tick; the rest follows with the next."""
+KEPT_BYTES = 1 << 20
+"""Objects written for that in one tick, and about their size; the rest follows with the next."""
+
+ALL = 1 << 32
 
 DEFAULT_LIMITS = Limits()
 
@@ -102,6 +106,7 @@ class Group:
             login_by_plugin,
         )
         self.timers = Timers(self.ledger)
+        self.transients = Transients(self.ledger, store)
         self.calls = Calls(self.ledger, self.post, dispatcher, self._finish)
         self.calls.attach()
         self.post.handle("tell", self._tell)
@@ -112,7 +117,7 @@ class Group:
 
     def load(self) -> None:
         """Rebuild sessions, rooms, outbox and timers from the objects in the store."""
-        for part in (self.sessions, self.rooms, self.outbox, self.timers, self.calls):
+        for part in (self.sessions, self.rooms, self.outbox, self.timers, self.calls, self.transients):
             part.load()
 
     # --- time and turns ---
@@ -156,10 +161,19 @@ class Group:
         """What may be lost by some seconds is written down so often, and not at each change."""
         if now - self._keep_tick < KEEP_S and not self._keeping:
             return
+        if not self._keeping:
+            self.transients.forget_removed()
         self._keep_tick = now
         left = self.sessions.keep_views(KEPT_AT_ONCE)
         left = self.rooms.keep_views(left)
+        left = self.transients.keep(left, KEPT_BYTES)
         self._keeping = not left
+
+    def keep_now(self) -> None:
+        """Write it all down: the group is about to be handed over."""
+        self.sessions.keep_views(ALL)
+        self.rooms.keep_views(ALL)
+        self.transients.keep(ALL, 8 * KEPT_BYTES)
 
     # --- from gateways ---
 
@@ -356,5 +370,5 @@ class Group:
 
     def check_invariants(self) -> None:
         """Called after each test."""
-        for part in (self.store, self.sessions, self.rooms, self.outbox):
+        for part in (self.store, self.sessions, self.rooms, self.outbox, self.transients):
             part.check_invariants()

@@ -46,6 +46,9 @@ class Store:
         self._counters: dict[int, Counter] = {}
         self._indexes: dict[str, KindIndex] = {}
         self._kinds = Kinds()
+        self._recalled: dict[int, Mapping[str, Any]] = {}
+        self.changed_transients: set[int] = set()
+        """Objects whose transient fields may be others than a snapshot says."""
 
     def __len__(self) -> int:
         return len(self._images)
@@ -87,6 +90,7 @@ class Store:
         if image.data is None:
             self._images.pop(oid, None)
             self._live.pop(oid, None)
+            self._recalled.pop(oid, None)
         else:
             self._images[oid] = image
             if former is None or former.kind != image.kind:
@@ -124,6 +128,22 @@ class Store:
             if kind is not None and kind.transients:
                 yield oid, {name: copied(one.__dict__[name]) for name in kind.transients}
 
+    def transients_of(self, oid: int) -> tuple[dict[str, Any], bool] | None:
+        """An object's transient fields, and whether they are all as in a new object; None if there are none."""
+        one = self._live.get(oid)
+        kind = self._kinds.by_class.get(type(one)) if one is not None else None
+        if one is None or kind is None or not kind.transients:
+            return None
+        values = {name: copied(one.__dict__[name]) for name in kind.transients}
+        return values, all(value == kind.fields[name].fresh() for name, value in values.items())
+
+    def recall(self, oid: int, values: Mapping[str, Any]) -> None:
+        """Transient fields that a snapshot has: the object gets them, now or when it is first read."""
+        if oid in self._live:
+            self.restore_transients(oid, values)
+        elif oid in self._images:
+            self._recalled[oid] = values
+
     def restore_transients(self, oid: int, values: Mapping[str, Any]) -> None:
         """Give an object what `transients` told; what does not fit its kind any more is left out."""
         try:
@@ -153,6 +173,8 @@ class Store:
             return None
         kind = self._kinds.of_image(image)
         found = self._live[oid] = (kind or _foreign(image)).load(image)
+        if self._recalled and oid in self._recalled:
+            self.restore_transients(oid, self._recalled.pop(oid))
         return found
 
     def living(self) -> Iterator[Object]:

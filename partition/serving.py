@@ -392,6 +392,7 @@ class Serving:
     def drain(self) -> None:
         """Take no more in; say when everything that was executed is safe."""
         if not self.draining:
+            self.group.keep_now()
             self.draining, self._drained = True, False
             self._flush.mark()
 

@@ -169,8 +169,9 @@ class Transaction:
             if data != self._stored(kind, oid):
                 changes.append((Image(oid, kind.name, kind.schema, data), kind, one))
                 changed = True
-            else:
-                changed = changed or _differs(one, before)
+            elif kind.transients and _differs(one, before):
+                changed = True
+                self._store.changed_transients.add(oid)
         for oid, (kind, one) in created.items():
             kind.check(one, {})
             changes.append((Image(oid, kind.name, kind.schema, kind.pack(one)), kind, one))
@@ -200,6 +201,8 @@ class Transaction:
                 kind.reread(one, image.data)
             store.keep(image, one)
             images.append(image)
+            if kind.transients:
+                store.changed_transients.add(image.oid)
         self._close_containers()
         return images
 

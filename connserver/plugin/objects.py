@@ -88,7 +88,8 @@ class Transient:
 def transient(default: T) -> T:
     """A field that skips log and archive: cheap to change often, and may go back at a failover.
 
-    A call that changed only transient fields costs no commit.
+    A call that changed only transient fields costs no commit. A new primary begins with what they were
+    some five seconds ago (in an object whose transient fields are over 64 KiB: with the defaults).
     """
     return cast(T, Transient(default))
 
