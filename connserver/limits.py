@@ -60,6 +60,8 @@ ROOMS_PER_SESSION = 1_024
 """Rooms that one session may be in: they are kept with it, and each is told when it ends."""
 GUEST_ROLE = "guest"
 """Role of a user without a name of their own; their object is removed with their last session."""
+BOT_ROLE = "bot"
+"""Role of the sessions that plugins make; what they say in rooms is heard by no bot."""
 SESSION_ROLES = 32
 """Most roles a login may give; they are kept with every session."""
 SESSIONS_PER_USER = 64

@@ -9,32 +9,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from math import isfinite
 from random import Random
 from typing import Any, TypeVar, cast
 
-from connserver.ids import ObjectId, named_id, parse_oid
-from connserver.limits import CALLBACK_EFFECTS, LARGEST_INTEGER, ROOM_NAME_CHARS, ROOM_VALUE_BYTES
-from connserver.model import Message, is_name, pack
-from connserver.plugin.context import Callback, Context, Log, Objects, Room, Target, Timer
+from connserver.ids import ObjectId, named_id
+from connserver.limits import (
+    CALLBACK_EFFECTS,
+    LARGEST_INTEGER,
+    USER_NAME_CHARS,
+)
+from connserver.model import Message, is_name
+from connserver.plugin.context import Bot, Callback, Context, Log, Objects, Room, Target, Timer
 from connserver.plugin.objects import Object
 from connserver.plugin.references import Ref
 from connserver.plugin.results import Reply
 from connserver.plugin.values import outgoing, outgoing_fields, unreserved
 from partition.arguments import NAME_ARGUMENT, travelling
+from partition.context_rooms import RunBot, RunRoom, place_of, room_name
 from partition.effects import (
     Background,
     Call,
     Caller,
     Effect,
     Look,
-    RoomJoin,
-    RoomSend,
-    RoomUpdate,
     SetTimer,
     Tell,
 )
 from partition.kinds import USER, Kind
+from partition.references import oid_of
 from partition.table import Method, PluginTable
 from partition.transaction import Transaction
 
@@ -51,17 +53,6 @@ class World:
     plugins: PluginTable
     random: Random
     on_log: OnLog
-
-
-def oid_of(target: Target) -> int:
-    """The id that a plugin means; TypeError or ValueError for what is none."""
-    if isinstance(target, Object):
-        return target._oid
-    if isinstance(target, str):
-        return int(target, 16) if isinstance(target, Ref) else parse_oid(target)
-    if isinstance(target, int) and 0 <= target < 1 << 64:
-        return target
-    raise TypeError(f"{target!r} is no object, Ref or object id")
 
 
 class RunContext(Context):
@@ -145,9 +136,12 @@ class RunContext(Context):
     # --- what the callback asks for ---
 
     def room(self, name: str) -> Room:
-        if not isinstance(name, str) or not 0 < len(name) <= ROOM_NAME_CHARS:
-            raise ValueError(f"{name!r} is no room: a name of 1 to {ROOM_NAME_CHARS} characters is wanted")
-        return RunRoom(self, str(outgoing(name)))
+        return RunRoom(self, room_name(name))
+
+    def bot(self, name: str) -> Bot:
+        if not isinstance(name, str) or not 0 < len(name) <= USER_NAME_CHARS or not name.isprintable():
+            raise ValueError(f"{name!r} is no name of a bot: 1 to {USER_NAME_CHARS} printable characters")
+        return RunBot(self, str(outgoing(name)))
 
     def view(self, center: tuple[float, float] | None, radius: float = 0.0) -> None:
         session = self._caller.session
@@ -157,7 +151,7 @@ class RunContext(Context):
         if center is not None:
             if not 0 <= radius <= LARGEST_INTEGER:
                 raise ValueError(f"{radius!r} is no radius: a number from 0 on is wanted")
-            view = (*_place(center), float(radius))
+            view = (*place_of(center), float(radius))
         self.add(Look(session=session, view=view))
 
     def tell(self, user: Target, msg: str, /, **fields: Any) -> None:
@@ -322,48 +316,6 @@ def id_of_named(kind: Kind, plugins: PluginTable, name: str) -> ObjectId:
 
 def _values(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value.ref if isinstance(value, Object) else value for name, value in fields.items()}
-
-
-def _place(at: tuple[float, float]) -> tuple[float, float]:
-    """A place in the plane; ValueError for what is none."""
-    try:
-        x, y = map(float, at)
-    except (TypeError, ValueError):
-        raise ValueError(f"{at!r} is no place: (x, y) is wanted, two numbers") from None
-    if not (isfinite(x) and isfinite(y) and max(abs(x), abs(y)) <= LARGEST_INTEGER):
-        raise ValueError(f"{at!r} is no place: x and y are finite, within ±(2^53-1)")
-    return x, y
-
-
-class RunRoom(Room):
-    """`ctx.room(name)`."""
-
-    __slots__ = ("_context", "_name")
-
-    def __init__(self, context: RunContext, name: str) -> None:
-        self._context = context
-        self._name = name
-
-    def send(self, **fields: Any) -> None:
-        what = f"an event to room {self._name}"
-        if "room" in fields:
-            raise ValueError(f"{what}: the name 'room' is taken by the room itself")
-        self._context.add(RoomSend(room=self._name, fields=unreserved(outgoing_fields(fields, what), what)))
-
-    def update(self, key: str, value: Any, *, at: tuple[float, float] | None = None) -> None:
-        if not isinstance(key, str) or not 0 < len(key) <= ROOM_NAME_CHARS:
-            raise ValueError(f"{key!r} is no key: a name of 1 to {ROOM_NAME_CHARS} characters is wanted")
-        checked = outgoing(value)
-        if len(pack({"value": checked})) > ROOM_VALUE_BYTES:
-            raise ValueError(f"the value of {key!r} is larger than {ROOM_VALUE_BYTES} bytes; send it instead")
-        place = None if at is None else _place(at)
-        self._context.add(RoomUpdate(room=self._name, key=key, value=checked, at=place))
-
-    def join(self, user: Target) -> None:
-        self._context.add(RoomJoin(room=self._name, user=oid_of(user), join=True))
-
-    def leave(self, user: Target) -> None:
-        self._context.add(RoomJoin(room=self._name, user=oid_of(user), join=False))
 
 
 class RunTimer(Timer):

@@ -50,6 +50,30 @@ class Look:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BotAct:
+    """`ctx.bot(name)`: what the plugin's bot does (`act` of partition.bots), exactly once."""
+
+    name: str
+    plugin: str
+    act: str
+    room: str = ""
+    fields: Message | None = None
+    hears: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BotUpdate:
+    """`ctx.bot(name).update(room, key, value, at=)`: a volatile value of the bot's."""
+
+    name: str
+    plugin: str
+    room: str
+    key: str
+    value: Value
+    at: tuple[float, float] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tell:
     """`ctx.tell(user, msg, **fields)`: a direct event to every session of a user object."""
 
@@ -96,7 +120,13 @@ class Background:
     then: str
 
 
-Effect: TypeAlias = RoomSend | RoomUpdate | RoomJoin | Look | Tell | Call | SetTimer | Background
+Effect: TypeAlias = (
+    RoomSend | RoomUpdate | RoomJoin | Look | BotAct | BotUpdate | Tell | Call | SetTimer | Background
+)
+
+
+VOLATILE = (RoomUpdate, BotUpdate, Look)
+"""Effects that may be lost: a call that has no others has changed nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

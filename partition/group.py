@@ -10,16 +10,20 @@ from collections.abc import Callable, Iterable
 
 from connserver.errors import ClientError
 from connserver.ids import group_range
-from connserver.limits import Limits
+from connserver.limits import BOT_ROLE, Limits
 from connserver.messages import Image, OutputKind, RequestKind
 from connserver.model import Message, Value, unpack, unpack_checked
 from connserver.plugin.results import Result
 from partition.answers import Answers
+from partition.bots import Bots
 from partition.builtins import BUILTINS
 from partition.calls import Calls
 from partition.dispatch import Dispatcher
 from partition.effects import (
+    VOLATILE,
     Background,
+    BotAct,
+    BotUpdate,
     Call,
     Caller,
     Look,
@@ -105,6 +109,7 @@ class Group:
             self.post,
             login_by_plugin,
         )
+        self.bots = Bots(self.sessions, self.desk, dispatcher, self.post, self._finish)
         self.timers = Timers(self.ledger)
         self.transients = Transients(self.ledger, store)
         self.calls = Calls(self.ledger, self.post, dispatcher, self._finish)
@@ -124,7 +129,7 @@ class Group:
 
     def at(self, now: float) -> None:
         """It is now this late; every event of the turn happens at this time."""
-        self.now = self.desk.now = self.logins.now = self.calls.clock = now
+        self.now = self.desk.now = self.logins.now = self.bots.now = self.calls.clock = now
 
     def end_turn(self) -> Turn:
         """What happened since the last turn, to be committed and sent."""
@@ -159,10 +164,12 @@ class Group:
 
     def _keep(self, now: float) -> None:
         """What may be lost by some seconds is written down so often, and not at each change."""
+        self._keep_tick = self._keep_tick or now  # what was loaded is as it is kept
         if now - self._keep_tick < KEEP_S and not self._keeping:
             return
         if not self._keeping:
             self.transients.forget_removed()
+            self.bots.end_orphans()
         self._keep_tick = now
         left = self.sessions.keep_views(KEPT_AT_ONCE)
         left = self.rooms.keep_views(left)
@@ -300,8 +307,8 @@ class Group:
             if outcome.deferred:
                 self.answers.pending(question)
             else:
-                # a volatile value or a view is no change: a move may be lost, and costs no commit
-                kept = any(not isinstance(effect, RoomUpdate | Look) for effect in outcome.effects)
+                # a move may be lost, and costs no commit
+                kept = any(not isinstance(effect, VOLATILE) for effect in outcome.effects)
                 durable = bool(outcome.images) or kept
                 fields = outcome.result if isinstance(outcome.result, dict) else {}
                 self.answers.give(question, fields, outcome.error, durable=durable)
@@ -310,7 +317,8 @@ class Group:
                 case Call():
                     self.calls.make(effect, caller, question)
                 case RoomSend():
-                    fields_sent = {"sender": caller.name, "fields": effect.fields}
+                    is_bot = BOT_ROLE in caller.roles
+                    fields_sent = {"sender": caller.name, "fields": effect.fields, "bot": is_bot}
                     self.desk.ask(effect.room, "room.send", None, fields_sent)
                 case RoomUpdate():
                     self.desk.update(
@@ -320,6 +328,10 @@ class Group:
                     self.desk.look(effect.session, effect.view)
                 case RoomJoin():
                     self.desk.move_user(effect.user, effect.room, join=effect.join)
+                case BotAct():
+                    self.bots.act(effect)
+                case BotUpdate():
+                    self.bots.update(effect)
                 case Tell():
                     self.post.send(effect.user, "tell", {"user": effect.user, "message": effect.message})
                 case SetTimer():
@@ -329,7 +341,8 @@ class Group:
 
     def _tell(self, fields: Fields, local: bool) -> None:
         for session in self.sessions.of_user(fields["user"]):
-            self.sessions.tell(session, fields["message"])
+            if not session.bot:
+                self.sessions.tell(session, fields["message"])
 
     def retry_call(self, oid: int) -> None:
         """Run a parked continuation again."""

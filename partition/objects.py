@@ -129,7 +129,7 @@ class Store:
                 yield oid, {name: copied(one.__dict__[name]) for name in kind.transients}
 
     def transients_of(self, oid: int) -> tuple[dict[str, Any], bool] | None:
-        """An object's transient fields, and whether they are all as in a new object; None if there are none."""
+        """An object's transient fields, and whether all are as in a new object; None if there are none."""
         one = self._live.get(oid)
         kind = self._kinds.by_class.get(type(one)) if one is not None else None
         if one is None or kind is None or not kind.transients:

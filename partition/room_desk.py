@@ -61,7 +61,8 @@ class RoomDesk:
     def join(self, session: Session, room: str, question: Question | None, history: int) -> None:
         """Join, from here on until the session ends or leaves."""
         self._sessions.enter_room(session, room)
-        self.ask(room, "room.join", question, {**_member(session), "history": history})
+        hears = session.hears.get(room, "")
+        self.ask(room, "room.join", question, {**_member(session), "history": history, "hears": hears})
 
     def leave(self, session: Session, room: str, question: Question | None) -> None:
         """Leave."""
@@ -126,6 +127,8 @@ class RoomDesk:
 
     def _membership(self, fields: Fields, local: bool) -> None:
         for session in self._sessions.of_user(fields["user"]):
+            if session.bot:
+                continue
             if fields["join"]:
                 if fields["room"] in session.rooms or len(session.rooms) < ROOMS_PER_SESSION:
                     self.join(session, fields["room"], None, 0)
@@ -146,8 +149,7 @@ class RoomDesk:
             if question is not None and not self._rooms.has(fields["room"], question.session):
                 error = ClientError("forbidden", f"not a member of {fields['room']}: send room.join first")
             else:
-                seq = self._rooms.send(fields["room"], fields["sender"], fields["fields"], self.now)
-                answer = {"seq": seq}
+                answer = {"seq": self._sent(fields)}
         elif op == "room.who":
             names, more = self._rooms.who(fields["room"], fields["after"], fields["limit"])
             answer = {"members": list[Value](names), "more": more}
@@ -156,11 +158,20 @@ class RoomDesk:
         if question is not None:
             self._answers.from_elsewhere(question, answer, error, local=local)
 
+    def _sent(self, fields: Fields) -> int:
+        room, sender, said = fields["room"], fields["sender"], fields["fields"]
+        seq = self._rooms.send(room, sender, said, self.now)
+        for bot in [] if fields.get("bot") else self._rooms.hearing(room):
+            heard = {"session": bot.session, "room": room, "sender": sender, "seq": seq, "fields": said}
+            self._post.send(bot.session, "bot.hear", heard)
+        return seq
+
     def _join(self, fields: Fields, question: Question | None, local: bool) -> None:
         room = fields["room"]
         gateway, connection = fields["place"]
         place, view = (gateway, connection), _view(fields["view"])
-        self._rooms.join(room, fields["session"], fields["user"], fields["name"], place, view)
+        hears = fields.get("hears", "")
+        self._rooms.join(room, fields["session"], fields["user"], fields["name"], place, view, hears)
         if question is None:
             return
         self._answers.from_elsewhere(question, {"seq": self._rooms.seq(room)}, None, local=local)

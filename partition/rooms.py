@@ -88,7 +88,7 @@ class Rooms:
         user_name: str,
         place: Place,
         view: View | None = None,
-        hears: str = "",
+        hears: str | None = None,
     ) -> Room:
         """Make a session a member, or move its membership to another connection."""
         room = self._rooms.get(name) or self._create(name)
@@ -96,7 +96,9 @@ class Rooms:
         oid = known.oid if known else self._ledger.allocate(partition_of(room.oid))
         if known is not None and view is None:
             view = known.view
-        member = Member(oid, session, user, user_name, place, view, hears or (known.hears if known else ""))
+        if hears is None:
+            hears = known.hears if known else ""
+        member = Member(oid, session, user, user_name, place, view, hears)
         room.enter(member)
         self._write_member(room, member)
         if view is not None:

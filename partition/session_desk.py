@@ -136,7 +136,7 @@ class SessionDesk:
         self._finish(outcome, NOBODY, None)
         if outcome.error is not None:
             return outcome.error
-        sessions = self._sessions.of_user(user)
+        sessions = [session for session in self._sessions.of_user(user) if not session.bot]
         if len(sessions) < SESSIONS_PER_USER:
             return None
         waiting = [session for session in sessions if session.place is None]
@@ -236,7 +236,8 @@ class SessionDesk:
         for session in sessions:
             if session.place is not None:
                 self._close(session.place[0], session.place[1], CLOSE_KICKED, "kicked")
-            self.presence("on_leave", session)
+            if not session.bot:
+                self.presence("on_leave", session)
             self.end(session)
         return len(sessions)
 

@@ -54,6 +54,10 @@ class Session:
     rooms: set[str] = field(default_factory=set)
     view: View | None = None
     """What it sees of placed volatile values; written with the rest, and from time to time."""
+    bot: str = ""
+    """The plugin that keeps it, if no client ever does."""
+    hears: dict[str, str] = field(default_factory=dict)
+    """Of a bot: the callback that gets what is said in a room."""
     resumed: Request | None = None
     """The request that bound it last: sent again to another worker, it must not replay again."""
     last_event: int = 0
@@ -74,6 +78,8 @@ class Session:
             "expires": self.expires,
             "rooms": sorted(self.rooms),
             "view": self.view,
+            "bot": self.bot,
+            "hears": self.hears,
             "resumed": list(self.resumed) if self.resumed else None,
         }
 
@@ -94,6 +100,7 @@ class Sessions:
         self._by_place: dict[Place, Session] = {}
         self._by_user: dict[int, dict[int, Session]] = {}
         self._away: dict[int, Session] = {}
+        self._bots: dict[int, Session] = {}
         self._turned: dict[int, None] = {}
 
     def __len__(self) -> int:
@@ -115,6 +122,8 @@ class Sessions:
                 kept["expires"],
                 set(kept["rooms"]),
                 _view(kept.get("view")),
+                kept.get("bot", ""),
+                kept.get("hears", {}),
                 _request(kept["resumed"]),
             )
             self._enter(session)
@@ -136,7 +145,9 @@ class Sessions:
     def _enter(self, session: Session) -> None:
         self._by_oid[session.oid] = session
         self._by_user.setdefault(session.user, {})[session.oid] = session
-        if session.place is None:
+        if session.bot:
+            self._bots[session.oid] = session
+        elif session.place is None:
             self._away[session.oid] = session
         else:
             self._by_place[session.place] = session
@@ -172,6 +183,18 @@ class Sessions:
         self._enter(session)
         self._write(session)
         return session, f"{oid:016x}.{secret}"
+
+    def open_bot(self, user: int, name: str, plugin: str, roles: frozenset[str]) -> Session:
+        """A session that no connection can be bound to and that does not expire."""
+        oid = self._ledger.allocate(partition_of(user), BLOCK, BLOCK)
+        session = Session(oid, user, name, roles, [], None, 0.0, bot=plugin)
+        self._enter(session)
+        self._write(session)
+        return session
+
+    def bots(self) -> list[Session]:
+        """The sessions that plugins keep."""
+        return list(self._bots.values())
 
     def has_resumed(self, oid: int, request: Request) -> bool:
         """Whether this very request has bound the session; then its answer is on its way already."""
@@ -227,6 +250,7 @@ class Sessions:
         """The session is over: logout, kick or expiry."""
         self._unbind(session)
         self._away.pop(session.oid, None)
+        self._bots.pop(session.oid, None)
         self._turned.pop(session.oid, None)
         del self._by_oid[session.oid]
         of_user = self._by_user[session.user]
@@ -253,7 +277,15 @@ class Sessions:
         """Forget a membership."""
         if room in session.rooms:
             session.rooms.discard(room)
+            session.hears.pop(room, None)
             self._write(session)
+
+    def hear(self, session: Session, room: str, method: str) -> None:
+        """A bot's callback gets what is said in a room from now on; "": none does."""
+        session.hears.pop(room, None)
+        if method:
+            session.hears[room] = method
+        self._write(session)
 
     def look(self, session: Session, view: View | None) -> None:
         """From now on the session sees this much."""
@@ -347,7 +379,9 @@ class Sessions:
     def check_invariants(self) -> None:
         """The three indexes agree and every session is either connected or waiting."""
         for session in self._by_oid.values():
-            assert (session.place is None) == (session.oid in self._away), session
+            waits = session.place is None and not session.bot
+            assert waits == (session.oid in self._away), session
+            assert bool(session.bot) == (session.oid in self._bots), session
             assert session.place is None or self._by_place[session.place] is session
             assert self._by_user[session.user][session.oid] is session
             assert len(session.kept) <= KEPT_REPLIES and len(session.events) <= KEPT_EVENTS

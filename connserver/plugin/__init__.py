@@ -4,13 +4,14 @@ Plugins import `connserver` and nothing else of this project. The words here are
 callbacks are executed is `partition`'s business.
 """
 
-from connserver.plugin.context import Context, Log, Objects, Room, Timer
+from connserver.plugin.context import Bot, Context, Log, Objects, Room, Timer
 from connserver.plugin.declare import Plugin
 from connserver.plugin.objects import Object, transient
 from connserver.plugin.references import Ref
 from connserver.plugin.results import Login, Reply, Result
 
 __all__ = [
+    "Bot",
     "Context",
     "Log",
     "Login",

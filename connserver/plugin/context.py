@@ -89,6 +89,10 @@ class Context(ABC):
         """
 
     @abstractmethod
+    def bot(self, name: str) -> Bot:
+        """The bot of this name that this plugin keeps: a session without a client."""
+
+    @abstractmethod
     def tell(self, user: Target, msg: str, /, **fields: Any) -> None:
         """Send the event `msg` to all sessions of a user object, in any partition."""
 
@@ -193,6 +197,40 @@ class Room(ABC):
     @abstractmethod
     def leave(self, user: Target) -> None:
         """End the membership of a user's sessions."""
+
+
+class Bot(ABC):
+    """A bot of this plugin: a user of this name with a session that no client is connected to.
+
+    It comes with its first `join` and stays, also through failovers, until `remove` or until its plugin
+    is detached. Members of its rooms see it in `room.who` and as `from` of what it says. Whatever it is
+    made to do happens exactly once, when this call has ended well; a bot that is not there, or is not in
+    the room, does nothing. Presence callbacks are not called for it, events to its user do not reach it.
+    """
+
+    __slots__ = ()
+
+    @abstractmethod
+    def join(self, room: str, *, hears: Callback | None = None) -> None:
+        """Make it a member. `hears`: an internal method, run on the bot's user object for each event of
+        the room that no bot has sent, with those of `room`, `sender`, `seq`, `fields` it declares; the
+        bot is then the caller, so `ctx.room(room).send(…)` speaks in its name."""
+
+    @abstractmethod
+    def leave(self, room: str) -> None:
+        """End its membership."""
+
+    @abstractmethod
+    def send(self, room: str, /, **fields: Any) -> None:
+        """An ordered event from it to a room it is in."""
+
+    @abstractmethod
+    def update(self, room: str, key: str, value: Any, *, at: tuple[float, float] | None = None) -> None:
+        """A volatile value of its own in a room it is in, as `Room.update`."""
+
+    @abstractmethod
+    def remove(self) -> None:
+        """End it: it leaves its rooms. Its user object stays."""
 
 
 class Timer(ABC):

@@ -128,9 +128,7 @@ class Cluster:
 
     # --- what clients and operators do ---
 
-    def login(
-        self, user: str, roles: list[str], proof: Message | None = None
-    ) -> tuple[Client, Message]:
+    def login(self, user: str, roles: list[str], proof: Message | None = None) -> tuple[Client, Message]:
         """Open a session at a new connection of the gateway: the client, and the answer."""
         self._connections += 1
         client = self.clients[self._connections] = Client(self, user, roles, self._connections)

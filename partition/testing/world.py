@@ -18,8 +18,8 @@ from connserver.model import Message, pack
 from connserver.plugin import Object, Plugin
 from connserver.plugin.context import Target
 from partition.assembly import assemble
-from partition.context import oid_of
 from partition.loader import load_plugin
+from partition.references import oid_of
 from partition.table import PluginTable
 from partition.testing.client import Client, as_sent
 from partition.testing.cluster import Cluster, Crash
