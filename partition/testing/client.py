@@ -65,7 +65,7 @@ class Client:
 
     # --- for the cluster ---
 
-    def receive(self, kind: OutputKind, message: Message) -> None:
+    def _receive(self, kind: OutputKind, message: Message) -> None:
         """Something came for this client."""
         if kind is OutputKind.REPLY:
             number = message.get("id")
@@ -96,16 +96,16 @@ class Client:
         if isinstance(room, str) and type(seq) is int:
             self.rooms[room] = max(seq, self.rooms.get(room, 0))
 
-    def kept(self) -> dict[str, Any]:
-        """A copy of what it knows, for `restore`."""
+    def _kept(self) -> dict[str, Any]:
+        """A copy of what it knows, for `_restore`."""
         return {
             name: copy(value)
             for name, value in self.__dict__.items()
             if name not in ("_cluster", "user", "oid")
         }
 
-    def restore(self, kept: dict[str, Any]) -> None:
-        """Know what it knew when `kept` was asked, and nothing else."""
+    def _restore(self, kept: dict[str, Any]) -> None:
+        """Know what it knew when `_kept` was asked, and nothing else."""
         self.__dict__.update({name: copy(value) for name, value in kept.items()})
 
 

@@ -238,7 +238,7 @@ class Cluster:
                 for connection in targets:
                     client = self.clients.get(connection)
                     if client is not None and client.connected:
-                        client.receive(OutputKind(kind), unpack(body))
+                        client._receive(OutputKind(kind), unpack(body))
 
     def _parcel(self, source: int, target: int, parcel: int, body: bytes) -> None:
         self._causes[target].others.append(str(msgpack.unpackb(body, strict_map_key=False)["op"]))
@@ -341,7 +341,7 @@ class Cluster:
             steps=len(self.steps),
             images=[list(group.store.images()) for group in self.groups],
             transients=[list(group.store.transients()) for group in self.groups],
-            clients=[(client, client.kept()) for client in self.clients.values()],
+            clients=[(client, client._kept()) for client in self.clients.values()],
         )
 
     def restore(self, kept: Checkpoint) -> None:
@@ -358,5 +358,5 @@ class Cluster:
                 self.groups[number].store.restore_transients(oid, values)
         self.clients = {}
         for client, knew in kept.clients:
-            client.restore(knew)
+            client._restore(knew)
             self.clients[client.connection] = client
