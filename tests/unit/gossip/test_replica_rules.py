@@ -222,7 +222,7 @@ def test_the_first_era_that_an_operator_begins_is_the_first() -> None:
     for name in ("n2", "n3"):
         stage.crash(name)
     stage.run(60)
-    assert stage.begin_era("n1", 5) == ""
+    assert stage.sets["n1"].begin_era(GROUP, stage.now, 5) == ""
     assert (stage.replica("n1").era, stage.replica("n1").view) == (1, 3)
 
 
