@@ -11,7 +11,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one client may ask of a gateway. Sizes in bytes, times in milliseconds."""
+    """What one client may ask of a gateway. Sizes in bytes, times in milliseconds.
+
+    `worker_memory_mb`: data of one worker process, in MiB; 0: as much as there is.
+    """
 
     message_bytes: int = 65_536
     login_message_bytes: int = 4_096
@@ -26,6 +29,7 @@ class Limits:
     connections: int = 65_536
     connections_per_address: int = 1_024
     requests_in_flight: int = 128
+    worker_memory_mb: int = 0
 
 
 # --- protocol 1 ---------------------------------------------------------------------------------
@@ -116,12 +120,14 @@ REPORTER_SILENT_MS = 5_000
 """A gateway or supervisor that reports once a second and was silent for this long is gone."""
 GATEWAYS_PER_NODE = 256
 """Gateways whose reports a node keeps."""
-WORKER_DETAILS_BYTES = 4_096
+WORKER_DETAILS_BYTES = 16_384
 """Packed size of a worker's details that are kept; 64 workers then stay below a message's bound."""
 ADMIN_PENDING = 256
 """Requests forwarded to workers and not answered yet, of all administrators together."""
 ADMIN_FORWARD_MS = 5_000
 """How long a worker may take to answer an administrator."""
+ADMIN_PLUGIN_MS = 30_000
+"""The same for plugins, which are loaded in a process of their own first."""
 ALERT_NOTE_MS = 60_000
 """How long an alert stays that tells of an event and not of a lasting state."""
 
@@ -174,6 +180,26 @@ COMPILER_S = 600
 """How long a compiler may take for one plugin."""
 COMPILER_OUTPUT_CHARS = 32_768
 """What is shown of a compiler's words; the first fault is at their beginning."""
+PLUGIN_FILES = 512
+"""Files of one plugin: code and small tables; assets are served by something else."""
+PLUGIN_BYTES = 32 << 20
+"""Size of all files of one plugin, unpacked: a shared library with its symbols fits."""
+PLUGIN_PACKED_BYTES = 3 << 20
+"""Compressed code of one plugin version: it travels in one message between gossip processes."""
+PLUGIN_PART_BYTES = 768 << 10
+"""Code in one object of the group's state, below OBJECT_BYTES."""
+PLUGIN_CODE_SLOTS = 4_096
+"""Objects in which a group keeps the code of its plugins: 1,000 versions of the largest size."""
+PLUGIN_CHECK_S = 12.0
+"""For a plugin to load in a process of its own before it is attached; one that takes longer is refused."""
+PLUGIN_CHECK_MEMORY_BYTES = 2 << 30
+"""Data of that process: one that takes more while it is loaded would take it from the group."""
+PLUGIN_SAMPLE_OBJECTS = 64
+"""Stored objects of each kind and schema that a new version has to read before it is attached."""
+PLUGIN_SAMPLE_BYTES = 8 << 20
+"""Data of all those objects together."""
+PLUGIN_RETRY_S = 2.0
+"""Between two attempts of a worker to load plugins that could not be loaded on its node."""
 LOG_FILE_BYTES = 16 << 20
 """Size at which a process's log is moved aside: one old file is kept, so twice this per process."""
 BACKGROUND_JOBS = 1_024

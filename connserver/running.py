@@ -8,6 +8,7 @@ the source is read when its writer is dead, and progress is only compared.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import struct
@@ -27,6 +28,7 @@ class RunningNote:
 
     def __init__(self, path: Path) -> None:
         self._memory = _map(path, os.O_RDWR | os.O_CREAT)
+        self._canary = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._pack = _NOTE.pack_into
         self._steps = 0
         self.leave()
@@ -39,6 +41,14 @@ class RunningNote:
         """Nothing runs any more."""
         self._pack(self._memory, 0, 0, 0, 0, 0)
 
+    def descriptors_closed(self) -> bool:
+        """Whether whoever ran has closed files and sockets that are not theirs."""
+        try:
+            os.fstat(self._canary)
+        except OSError:
+            return True
+        return False
+
     def step(self) -> None:
         """The worker's loop has come round once more."""
         self._steps += 1
@@ -48,6 +58,8 @@ class RunningNote:
         """Orderly end: nothing was running."""
         self.leave()
         self._memory.close()
+        with contextlib.suppress(OSError):
+            os.close(self._canary)
 
 
 class NoteReader:

@@ -14,7 +14,7 @@ from typing import Any
 
 from connserver.errors import ClusterError
 from connserver.ids import ObjectId, format_oid, group_of, parse_oid, partition_of
-from connserver.limits import ADMIN_FORWARD_MS, ADMIN_PENDING, ADMIN_ROWS
+from connserver.limits import ADMIN_FORWARD_MS, ADMIN_PENDING, ADMIN_PLUGIN_MS, ADMIN_ROWS
 from connserver.messages import RouteEntry
 from gossip.routing import READY
 
@@ -22,6 +22,10 @@ Arguments = Mapping[str, Any]
 
 DEFAULT_ROWS = 100
 WORKER_PREFIX = "worker."
+REPLICA_PREFIX = "replica."
+"""Commands for the worker of one certain node, whether it executes or not."""
+SLOW = frozenset({"worker.plugin.set", "replica.plugin.check"})
+"""Commands that may take ADMIN_PLUGIN_MS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,7 @@ class _Pending:
     node: str
     group: int
     deadline: float
+    patience_ms: int
     listing: _Listing | None = None
     order: bool = False
 
@@ -140,6 +145,8 @@ class Administration:
                 return self._order(origin, command, arguments, now)
             if command.startswith(WORKER_PREFIX):
                 return self._forward(origin, _group(arguments, self._groups), command, dict(arguments), now)
+            if command.startswith(REPLICA_PREFIX):
+                return self._to_replica(origin, command, arguments, now)
             if command not in self._forwards:
                 raise ClusterError(f"unknown command {command[:60]!r}; known: {', '.join(self.known())}")
             return self._forwards[command](origin, command, arguments, now)
@@ -194,7 +201,7 @@ class Administration:
         for number, row in list(self._pending.items()):
             if now >= row.deadline:
                 error = (
-                    f"{row.whom} did not answer within {ADMIN_FORWARD_MS / 1000:g} s; a change may or may "
+                    f"{row.whom} did not answer within {row.patience_ms / 1000:g} s; a change may or may "
                     f"not have been made. It may be busy or hung: look at the log of {row.log}"
                 )
                 outcomes += self.failed(number, error)
@@ -202,7 +209,8 @@ class Administration:
 
     def known(self) -> list[str]:
         """All commands."""
-        return sorted([*self._answers, *self._forwards, *self._orders, WORKER_PREFIX + "…"])
+        prefixes = (WORKER_PREFIX + "…", REPLICA_PREFIX + "…")
+        return sorted([*self._answers, *self._forwards, *self._orders, *prefixes])
 
     # --- commands that go to a gossip process -----------------------------------------------------
 
@@ -211,15 +219,7 @@ class Administration:
         _only(arguments, "group", "node", *allowed)
         group = _group(arguments, self._groups)
         entry = self._routes()[group]
-        node = arguments.get("node") or entry.node
-        if not node:
-            raise ClusterError(
-                f"group {group} has no primary yet: {entry.reason or 'see `cs-cluster status`'}"
-            )
-        if node not in entry.replicas:
-            raise ClusterError(
-                f"{str(node)[:60]!r} holds no replica of group {group}; those are {', '.join(entry.replicas)}"
-            )
+        node = _replica(entry, arguments.get("node") or entry.node)
         if node == self._node:
             return self._carry_out(origin, command, group, arguments, now)
         sent = {name: value for name, value in arguments.items() if name in allowed}
@@ -232,6 +232,11 @@ class Administration:
         return Answer(origin, order(group, {n: v for n, v in arguments.items() if n in allowed}, now), "")
 
     # --- commands that go to a worker -------------------------------------------------------------
+
+    def _to_replica(self, origin: Origin, command: str, arguments: Arguments, now: float) -> AdminOutcome:
+        group = _group(arguments, self._groups)
+        node = _replica(self._routes()[group], arguments.get("node"))
+        return self._send(origin, node, group, command, dict(arguments), now)
 
     def _object_one(self, origin: Origin, command: str, arguments: Arguments, now: float) -> AdminOutcome:
         _only(arguments, "oid")
@@ -331,9 +336,10 @@ class Administration:
                 f"{ADMIN_PENDING} requests to workers wait for their answers: try again in a moment"
             )
         self._number += 1
-        deadline = listing.deadline if listing else now + ADMIN_FORWARD_MS / 1000
+        patience_ms = ADMIN_PLUGIN_MS if command in SLOW else ADMIN_FORWARD_MS
+        deadline = listing.deadline if listing else now + patience_ms / 1000
         order = command in self._orders
-        self._pending[self._number] = _Pending(origin, node, group, deadline, listing, order)
+        self._pending[self._number] = _Pending(origin, node, group, deadline, patience_ms, listing, order)
         return ToWorker(self._number, node, group, command, arguments)
 
     def check_invariants(self) -> None:
@@ -350,6 +356,20 @@ def _only(arguments: Arguments, *allowed: str) -> None:
     if unknown:
         takes = ", ".join(sorted(allowed)) or "no arguments"
         raise ClusterError(f"unknown argument {unknown[0][:60]!r}; this command takes {takes}")
+
+
+def _replica(entry: RouteEntry, node: Any) -> str:
+    """The node of one of a group's replicas; ClusterError if this is none."""
+    if not node:
+        raise ClusterError(
+            f"group {entry.group} has no primary yet: {entry.reason or 'see `cs-cluster status`'}"
+        )
+    if node not in entry.replicas:
+        replicas = ", ".join(entry.replicas)
+        raise ClusterError(
+            f"{str(node)[:60]!r} holds no replica of group {entry.group}; those are {replicas}"
+        )
+    return str(node)
 
 
 def _text(arguments: Arguments, name: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from connserver.limits import ALERT_NOTE_MS
-from connserver.messages import AlertRecord, RouteEntry
+from connserver.messages import AlertRecord, RouteEntry, WorkerRecord
 from gossip.picture import Picture
 from gossip.routing import STARTING, UNAVAILABLE
 
@@ -66,7 +66,7 @@ def cluster_alerts(
     picture: Picture, routes: Iterable[RouteEntry], starting_since: Mapping[int, float], now: float
 ) -> list[Alert]:
     """What follows from what everybody knows. `starting_since`: by group that is starting."""
-    alerts = [*_nodes(picture), *_processes(picture), *_storage(picture)]
+    alerts = [*_nodes(picture), *_processes(picture), *_storage(picture), *_plugins(picture)]
     for entry in routes:
         if entry.state == UNAVAILABLE:
             alerts.append(
@@ -97,6 +97,45 @@ def _processes(picture: Picture) -> Iterable[Alert]:
             reason = row.reason or "it died again and again"
             text = f"Process {row.name} on {row.node} is left down: {reason}. See its log, then restart it."
             yield Alert(f"process:{row.name}", CRITICAL, text)
+
+
+def _plugins(picture: Picture) -> Iterable[Alert]:
+    for name in picture.states:
+        record = picture.current(name)
+        for row in record.workers if record else ():
+            if row.state != "gone":
+                yield from _of_worker(name, row)
+
+
+def _of_worker(node: str, row: WorkerRecord) -> Iterable[Alert]:
+    for plugin in row.plugins:
+        state, known = str(plugin.get("state", "")), plugin.get("name", "?")
+        if state.startswith("cannot be loaded"):
+            text = f"Plugin {known} {plugin.get('version', '')} of group {row.group} on {node} {state}."
+            yield Alert(f"plugin:{known}", CRITICAL, f"{text} This node does not take over.")
+            break  # the reason is the same for all of them
+    if row.state != "serving":
+        return
+    for one in row.quarantined:
+        incident, plugin_name = one.get("incident", ""), one.get("plugin") or "?"
+        text = (
+            f"{one.get('method', '?')} of plugin {plugin_name} {one.get('version', '')} has ended its worker "
+            f"and is quarantined in group {row.group}: `cs-cluster logs --incident {incident}`. After a "
+            f"repair, `cs-cluster plugin release {incident}`."
+        )
+        yield Alert(f"plugin:{plugin_name}", WARNING, text)
+    if row.parked_calls:
+        text = (
+            f"Calls wait in group {row.group} because what was to follow them could not run: "
+            "`cs-cluster call list` shows why. After a repair, `cs-cluster call retry`."
+        )
+        yield Alert(f"group:{row.group}", WARNING, text)
+    if row.held_timers:
+        text = (
+            f"Timers are overdue in group {row.group} because no attached plugin has their method, or it is "
+            "quarantined. They run as soon as one has it."
+        )
+        yield Alert(f"group:{row.group}", WARNING, text)
 
 
 def _storage(picture: Picture) -> Iterable[Alert]:

@@ -24,6 +24,7 @@ from connserver.messages import (
     WorkerReport,
 )
 from gossip.administration import (
+    REPLICA_PREFIX,
     Administration,
     AdminOutcome,
     Answer,
@@ -269,8 +270,10 @@ class LocalDesk:
             self._effects.append(SendPeer(asked.node, forward))
             return
         worker = self.workers.attached(asked.group)
-        if worker is None or not worker.grant:
-            error = f"group {asked.group} has no primary worker on {asked.node} now: try again in a moment"
+        anyone = asked.command.startswith(REPLICA_PREFIX)
+        if worker is None or not (worker.grant or anyone):
+            which = "no worker" if anyone else "no primary worker"
+            error = f"group {asked.group} has {which} on {asked.node} now: try again in a moment"
             self._administer(self._administration.failed(asked.number, error))
             return
         request = AdminRequest(asked.number, asked.command, asked.arguments)

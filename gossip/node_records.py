@@ -168,6 +168,10 @@ def _workers_fault(record: NodeRecord) -> str:
             return f"worker state {row.state[:20]!r}"
         if len(row.plugins) > RECORD_ROWS or not all(map(is_plugin_row, row.plugins)):
             return f"plugins of group {row.group} that cannot be shown"
+        if len(row.quarantined) > RECORD_ROWS or not all(map(is_plugin_row, row.quarantined)):
+            return f"what is quarantined in group {row.group} cannot be shown"
+        if not (0 <= row.parked_calls <= _LARGEST and 0 <= row.held_timers <= _LARGEST):
+            return f"what waits in group {row.group} cannot be"
         if not 0 <= row.grant <= _LARGEST:
             return f"a grant of group {row.group} that cannot be"
     return ""

@@ -104,11 +104,19 @@ class Attached:
     storage_error: str = ""
     state: str = "loading"
     plugins: list[dict[str, Any]] = field(default_factory=list)
+    quarantined: list[dict[str, Any]] = field(default_factory=list)
+    parked_calls: int = 0
+    held_timers: int = 0
 
     @property
     def group(self) -> int:
         """The group it executes for."""
         return self.said.group
+
+    @property
+    def waits(self) -> tuple[Any, ...]:
+        """What of it alerts follow from; of numbers only whether there are any."""
+        return self.quarantined, self.parked_calls > 0, self.held_timers > 0
 
     @property
     def pid(self) -> int:
@@ -166,14 +174,16 @@ class Workers:
         if not (0 <= said.commit <= LARGEST_POSITION and 0 <= said.archived <= LARGEST_POSITION):
             return Reported.REFUSED
         numbers = worker.commit, worker.archived, worker.storage_error
-        before = worker.state, worker.storage, worker.plugins
+        before = worker.state, worker.storage, worker.plugins, worker.waits
         worker.commit, worker.archived = said.commit, said.archived
         worker.storage, worker.storage_error = said.storage[:40], said.storage_error[:400]
         details = _kept(said.details)
         worker.state = "loading" if details.get("state") == "loading" else "ready"
-        rows = details.get("plugins")
-        worker.plugins = [row for row in rows if is_plugin_row(row)] if isinstance(rows, list) else []
-        after = worker.state, worker.storage, worker.plugins
+        worker.plugins = _rows(details.get("plugins"))
+        worker.quarantined = _rows(details.get("quarantined"))
+        worker.parked_calls = _count(details.get("parked_calls"))
+        worker.held_timers = _count(details.get("held_timers"))
+        after = worker.state, worker.storage, worker.plugins, worker.waits
         if before != after:
             return Reported.STATE
         same = numbers == (worker.commit, worker.archived, worker.storage_error)
@@ -250,6 +260,9 @@ class Workers:
             storage=worker.storage,
             storage_error=worker.storage_error,
             plugins=worker.plugins,
+            quarantined=worker.quarantined,
+            parked_calls=worker.parked_calls,
+            held_timers=worker.held_timers,
         )
 
     def check_invariants(self) -> None:
@@ -272,6 +285,14 @@ def is_repeat(before: Attach, said: Attach) -> bool:
 def worker_name(node: str, group: int) -> str:
     """What the supervisor calls a node's worker of a group."""
     return f"w-{node}-{group}"
+
+
+def _rows(rows: Any) -> list[dict[str, Any]]:
+    return [row for row in rows if is_plugin_row(row)] if isinstance(rows, list) else []
+
+
+def _count(value: Any) -> int:
+    return value if type(value) is int and 0 <= value <= LARGEST_POSITION else 0
 
 
 def is_plugin_row(row: Any) -> bool:

@@ -33,8 +33,12 @@ OWN_ATTRIBUTES = frozenset(name for name in dir(Object) if not name.startswith("
 """What every object has; no field can be called so."""
 
 
-def assemble(plugins: Iterable[Plugin]) -> PluginTable:
-    """The table of these plugins together; PluginLoadError if they do not fit."""
+def assemble(plugins: Iterable[Plugin], lenders: Iterable[Plugin] = ()) -> PluginTable:
+    """The table of these plugins together; PluginLoadError if they do not fit.
+
+    `lenders`: newer versions that ran before. Of these only the migrations down are taken, since an
+    older version cannot know the way back from what came after it.
+    """
     listed = list(plugins)
     table = PluginTable()
     kinds: dict[str, tuple[Kind, Place]] = {}
@@ -44,6 +48,8 @@ def assemble(plugins: Iterable[Plugin]) -> PluginTable:
         table.plugins[plugin.name] = plugin.version
         for declared in plugin.kinds:
             _add_kind(declared, plugin, kinds)
+    for lender in lenders:
+        _lend(lender, kinds)
     table.kinds = Kinds.of(kind for kind, _ in kinds.values())
     for plugin in listed:
         _Callbacks(plugin, table).add()
@@ -89,6 +95,14 @@ def _add_kind(declared: KindDeclaration, plugin: Plugin, kinds: dict[str, tuple[
             default = _default(cls, one.name)
             setattr(cls, one.name, ContainerField(one.name, default, keeps_copy=one.transient))
     kinds[declared.name] = kind, declared.place
+
+
+def _lend(lender: Plugin, kinds: dict[str, tuple[Kind, Place]]) -> None:
+    """The ways down of another version, where the plugin has none of its own."""
+    for declared in lender.kinds:
+        found = kinds.get(declared.name)
+        if found is not None and found[0].plugin == lender.name:
+            found[0].down = {**_migrations(lender, declared, down=True), **found[0].down}
 
 
 def _check_class(cls: type[Object], declared: KindDeclaration) -> None:
@@ -145,10 +159,9 @@ def _migrations(plugin: Plugin, declared: KindDeclaration, *, down: bool) -> dic
         to = migration.to
         if to in found:
             migration.place.refuse(f"kind {declared.name} has two migrations to schema {to}")
-        if to > declared.schema if not down else to < declared.schema:
+        if to > declared.schema and not down:
             migration.place.refuse(
-                f"kind {declared.name} is in schema {declared.schema}; a migration {'down ' if down else ''}"
-                f"to {to} leads past it"
+                f"kind {declared.name} is in schema {declared.schema}; a migration to {to} leads past it"
             )
         found[to] = migration.function
     return found

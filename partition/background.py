@@ -28,15 +28,21 @@ class BackgroundWork:
         returned: Returned,
         on_incident: Callable[[str, BaseException], str],
     ) -> None:
+        self.functions = functions
+        """By full name; replaced when the plugins are."""
         self._loop = loop
-        self._functions = functions
         self._returned = returned
         self._on_incident = on_incident
         self._jobs = 0
         self._threads: ThreadPoolExecutor | None = None
 
     def start(self, work: Background, caller: Caller) -> None:
-        """Run it as soon as a thread is free."""
+        """Run it as soon as a thread is free, by the function that is attached now."""
+        function = self.functions.get(work.function)
+        if function is None:
+            error = ClientError("unknown_method", f"there is no background function {work.function}")
+            self._loop.call_soon(self._returned, work, caller, None, error)
+            return
         if self._jobs >= BACKGROUND_JOBS:
             error = ClientError("overloaded", f"{BACKGROUND_JOBS} background jobs wait already")
             self._loop.call_soon(self._returned, work, caller, None, error)
@@ -44,18 +50,18 @@ class BackgroundWork:
         if self._threads is None:
             self._threads = ThreadPoolExecutor(BACKGROUND_THREADS, "background")
         self._jobs += 1
-        self._threads.submit(self._run, work, caller)
+        self._threads.submit(self._run, function, work, caller)
 
     def stop(self) -> None:
         """Forget what has not begun."""
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _run(self, work: Background, caller: Caller) -> None:
+    def _run(self, function: Callable[..., Value], work: Background, caller: Caller) -> None:
         value: Value = None
         error: ClientError | None = None
         try:
-            value = self._functions[work.function](**work.arguments)
+            value = function(**work.arguments)
         except ClientError as refusal:
             error = refusal
         except Exception as failure:

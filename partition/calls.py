@@ -134,8 +134,7 @@ class Calls:
                 now=self.clock,
                 result=Result.of(fields["value"], error),
             )
-        failed = outcome.error is not None and outcome.error.error == "plugin_error"
-        if outcome.error is not None and (failed or fields.get("quarantined")):
+        if outcome.error is not None and (outcome.unfinished or fields.get("quarantined")):
             self._park(oid, waiting, fields, outcome.error)
         else:
             self.ledger.delete(oid, CONTINUATION)
@@ -144,7 +143,12 @@ class Calls:
     def _park(self, oid: int, waiting: Fields, fields: Fields, error: ClientError) -> None:
         self.parked += 1
         kept = {name: waiting[name] for name in ("origin", "then", "arguments", "caller")}
-        parked = {"incident": error.incident, "value": fields["value"], "error": fields["error"]}
+        parked = {
+            "incident": error.incident,
+            "reason": error.reason,
+            "value": fields["value"],
+            "error": fields["error"],
+        }
         self.ledger.write(oid, CONTINUATION, {**kept, "question": None, "parked": parked})
 
     def retry(self, oid: int) -> None:
@@ -166,6 +170,7 @@ class Calls:
                 "then": kept["then"],
                 "user": kept["caller"]["name"],
                 "incident": kept["parked"]["incident"] or "",
+                "reason": kept["parked"].get("reason", ""),
             }
             for oid, kept in sorted(self.ledger.of_kind(CONTINUATION))
             if kept.get("parked")

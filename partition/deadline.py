@@ -79,7 +79,8 @@ class Deadline:
     """A context for executing one item. `overdue()` tells whether a callback runs now and is late."""
 
     def __init__(self, limit_s: float, overdue: Callable[[], bool]) -> None:
-        self._limit_s = limit_s
+        self.limit_s = limit_s
+        """So often it is looked; may be changed between two items."""
         self._overdue = overdue
         self._armed = threading.current_thread() is threading.main_thread()
         if self._armed:
@@ -87,7 +88,7 @@ class Deadline:
 
     def __enter__(self) -> None:
         if self._armed:
-            signal.setitimer(signal.ITIMER_REAL, self._limit_s, self._limit_s)
+            signal.setitimer(signal.ITIMER_REAL, self.limit_s, self.limit_s)
 
     def __exit__(self, *_: object) -> None:
         if self._armed:

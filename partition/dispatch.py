@@ -76,7 +76,7 @@ class Dispatcher:
         on_incident: Callable[[str, str], None],
         incident_prefix: str = "n1",
         clock: Callable[[], float] = time.perf_counter,
-        on_slow: Callable[[str, float], None] = lambda method, milliseconds: None,
+        on_slow: Callable[[Method, float], None] = lambda method, milliseconds: None,
         on_log: OnLog = lambda level, plugin, text, facts: None,
     ) -> None:
         self.store = store
@@ -142,11 +142,12 @@ class Dispatcher:
         """A call of a plugin: its callee, its `then` (with `result`), a timer, background work."""
         found = self.plugins.internals.get(method)
         if found is None:
-            return Outcome(error=ClientError("unknown_method", f"there is no internal method {method}"))
+            reason = f"there is no internal method {method}: no attached plugin has it"
+            return Outcome(error=ClientError("unknown_method", reason), unfinished=True)
         try:
             positional, keywords = found.signature.bind_internal(arguments, result)
         except ClientError as error:
-            return Outcome(error=error)
+            return Outcome(error=error, unfinished=True)
         named = arguments.get(NAME_ARGUMENT) if found.create else None
         return self._run(
             found, partition_of(me), me, caller, now, positional, keywords, named=str(named or "")
@@ -278,12 +279,13 @@ class Dispatcher:
             transaction.roll_back()
             if isinstance(error, KeyboardInterrupt):
                 raise
-            return Outcome(error=self._failure(method, error, started))
+            unfinished = not isinstance(error, ClientError)
+            return Outcome(error=self._failure(method, error, started), unfinished=unfinished)
         finally:
             context.closed = True
             elapsed_ms = (self._clock() - started) * 1000
             if elapsed_ms >= SLOW_CALLBACK_MS:
-                self._on_slow(method.name, elapsed_ms)
+                self._on_slow(method, elapsed_ms)
 
     def _failure(self, method: Method, error: BaseException, started: float) -> ClientError:
         """What the client is told; the operator gets all of it, unless the plugin refused."""

@@ -145,6 +145,7 @@ class Outcome:
 
     `deferred`: the answer comes from the `then` of one of the calls in `effects`.
     `transient_only`: objects changed, but only in transient fields: nothing to commit.
+    `unfinished`: the callback failed, was interrupted, or is not there; a plugin's own no is an answer.
     """
 
     result: Value = None
@@ -153,3 +154,4 @@ class Outcome:
     images: list[Image] = field(default_factory=list)
     effects: list[Effect] = field(default_factory=list)
     transient_only: bool = False
+    unfinished: bool = False

@@ -7,9 +7,11 @@ plugin's, and what its outcome causes. No socket, file or clock: times are passe
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from hashlib import blake2b
+from typing import Protocol
 
 from connserver.errors import ClientError
-from connserver.ids import group_range
+from connserver.ids import format_oid, group_range
 from connserver.limits import BOT_ROLE, Limits
 from connserver.messages import Image, OutputKind, RequestKind
 from connserver.model import Message, Value, unpack, unpack_checked
@@ -43,7 +45,8 @@ from partition.room_desk import RoomDesk
 from partition.rooms import IDLE_ROOM_S, Rooms
 from partition.session_desk import NOBODY, SessionDesk, caller_of_session
 from partition.sessions import Session, Sessions
-from partition.timers import Timers
+from partition.table import PluginTable
+from partition.timers import Timer, Timers
 from partition.transients import Transients
 from partition.turn import Turn, TurnBuilder
 
@@ -63,6 +66,30 @@ DEFAULT_LIMITS = Limits()
 
 ROOM_TICK_S = 0.05
 """Interval of `room.state`: twenty a second, as fine as people see."""
+
+
+class Watch(Protocol):
+    """Who notes what runs by the clock, under its key, and knows what of it must not run."""
+
+    def allows(self, key: int, method: str, plugin: str, version: str) -> bool: ...
+    def begins(self, key: int) -> None: ...
+
+
+class Unwatched:
+    """Everything may run."""
+
+    def allows(self, key: int, method: str, plugin: str, version: str) -> bool:
+        """It may."""
+        return True
+
+    def begins(self, key: int) -> None:
+        """Nobody notes it."""
+
+
+def key_of(*parts: str) -> int:
+    """The number under which something that runs by the clock is noted; never 0."""
+    text = "\0".join(parts)
+    return int.from_bytes(blake2b(text.encode(), digest_size=7).digest(), "big") | 1
 
 
 class Group:
@@ -115,6 +142,7 @@ class Group:
         self.calls = Calls(self.ledger, self.post, dispatcher, self._finish)
         self.calls.attach()
         self.post.handle("tell", self._tell)
+        self.watch: Watch = Unwatched()
         self._room_tick = 0.0
         self._limit_tick = 0.0
         self._keep_tick = 0.0
@@ -144,21 +172,27 @@ class Group:
     def tick(self, now: float) -> None:
         """Timers, plugins' `every`, volatile room state, expiry."""
         self.at(now)
-        for timer in self.timers.due(now):
+        for timer in self.timers.due(now, self._may_run):
+            self.watch.begins(self._key_of_timer(timer))
             outcome = self.dispatcher.internal(
                 timer.method, timer.arguments, me=timer.target, caller=NOBODY, now=now, result=None
             )
             self._finish(outcome, NOBODY, None)
         for name, partitions, dt in self.dispatcher.due(now):
-            for partition in partitions:
-                self._finish(self.dispatcher.every(name, partition, dt, now), NOBODY, None)
+            method = self.dispatcher.plugins.everies[name].method
+            key = key_of("every", name, method.plugin, method.version)
+            if self.watch.allows(key, name, method.plugin, method.version):
+                self.watch.begins(key)
+                for partition in partitions:
+                    self._finish(self.dispatcher.every(name, partition, dt, now), NOBODY, None)
+        self.watch.begins(0)
         if now - self._room_tick >= ROOM_TICK_S:
             self._room_tick = now
             self.rooms.publish_changes(now)
         if now - self._limit_tick >= 1.0:
             self._limit_tick = now
             self.rooms.forget_idle(now)
-            self.logins.expire()
+            self.logins.expire(self.watch)
         self._keep(now)
         self.post.deliver_local()
 
@@ -181,6 +215,22 @@ class Group:
         self.sessions.keep_views(ALL)
         self.rooms.keep_views(ALL)
         self.transients.keep(ALL, 8 * KEPT_BYTES)
+
+    def _may_run(self, timer: Timer) -> bool:
+        method = self.dispatcher.plugins.internals.get(timer.method)
+        if method is None:
+            return False
+        return self.watch.allows(self._key_of_timer(timer), timer.method, method.plugin, method.version)
+
+    def _key_of_timer(self, timer: Timer) -> int:
+        """Another version of its plugin is another try."""
+        method = self.dispatcher.plugins.internals[timer.method]
+        return key_of("timer", format_oid(timer.oid), method.plugin, method.version)
+
+    def use(self, plugins: PluginTable) -> None:
+        """From the next call on, these plugins; PluginLoadError, and then nothing has changed."""
+        self.dispatcher.use(plugins)
+        self.timers.release()
 
     # --- from gateways ---
 

@@ -19,7 +19,7 @@ from partition import archive_outcomes as outcomes
 from partition.archive import Archiver
 from partition.backup import Backup
 from partition.loading import Loaded, Loading
-from partition.table import PluginTable
+from partition.objects import Store
 
 WithState = Callable[[Callable[[int, list[Image]], None]], None]
 """Gives the complete committed state and its op, when it may."""
@@ -30,8 +30,9 @@ log = telemetry.get_logger(__name__)
 class Holding:
     """`backup` and `archiver` are None while nothing is loaded; `trouble`: what is wrong, for `status`.
 
-    `routed()` gives the route to the group's primary; `loaded()` and `refused(why)` tell how loading ended;
-    `waiting(why)`: it goes on for as long as it takes.
+    `routed()` gives the route to the group's primary; `adopt(store)` loads the plugins that the state
+    names, or raises PluginLoadError; `loaded()` and `refused(why)` tell how loading ended; `waiting(why)`:
+    it goes on for as long as it takes.
     """
 
     def __init__(
@@ -41,10 +42,10 @@ class Holding:
         config: ClusterConfig,
         dsn: str,
         group: int,
-        plugins: PluginTable,
         endpoint: str,
         *,
         routed: Callable[[], RouteEntry | None],
+        adopt: Callable[[Store], None],
         loaded: Callable[[], None],
         refused: Callable[[str], None],
         waiting: Callable[[str], None],
@@ -58,7 +59,7 @@ class Holding:
         self._config = config
         self._dsn = dsn
         self._group = group
-        self._plugins = plugins
+        self._adopt = adopt
         self._loaded = loaded
         self._refused = refused
         self._tell_waiting = waiting
@@ -82,13 +83,14 @@ class Holding:
 
     async def _finish(self) -> None:
         loaded = await self._loading.load()
-        self._task = None
         try:
-            self._plugins.refuse_unreadable(loaded.store)
+            await asyncio.to_thread(self._adopt, loaded.store)
         except PluginLoadError as error:
+            self._task = None
             log.error("plugin.refused", error=str(error))
             self._refused(str(error))
             return
+        self._task = None
         gc.freeze()
         self.trouble = ""
         self._view = loaded.view

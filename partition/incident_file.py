@@ -37,7 +37,11 @@ class IncidentFile:
 
     def failed(self, what: str, failure: BaseException) -> str:
         """Give an exception a number and keep it; returns the number."""
-        incident = f"{self._node}-{secrets.token_hex(4)}"
         text = "".join(traceback.format_exception(failure))
-        self.record(incident, f"{what}\n{text}")
+        return self.opened(f"{what}\n{text}")
+
+    def opened(self, text: str) -> str:
+        """Keep a text under a new number; returns that."""
+        incident = f"{self._node}-{secrets.token_hex(4)}"
+        self.record(incident, text)
         return incident

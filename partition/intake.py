@@ -7,9 +7,9 @@ refused before anything of theirs is executed.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
-from connserver import telemetry
 from connserver.errors import ClientError
 from connserver.messages import OutputBatch, OutputKind, Parcels, RequestKind, Requests
 from connserver.model import unpack
@@ -17,8 +17,9 @@ from connserver.running import RunningNote
 from partition.deadline import Deadline
 from partition.group import Group
 from partition.ledger import Fields
+from partition.post import called_by
+from partition.quarantine import Quarantine
 from partition.questions import reply
-from partition.suspects import Suspects
 
 TURN_BYTES = 4 << 20
 """Size of a turn's entry past which the next item begins another turn: an entry is one message."""
@@ -32,8 +33,6 @@ OVERLOADED = ClientError(
 _CALL, _LOGIN, _RESUME = int(RequestKind.CALL), int(RequestKind.LOGIN), int(RequestKind.RESUME)
 _REPLY = int(OutputKind.REPLY)
 
-log = telemetry.get_logger(__name__)
-
 
 class Intake:
     """Executes what streams bring, into the group's turn. `turn_full()` ends a turn that is large."""
@@ -42,7 +41,7 @@ class Intake:
         self,
         group: Group,
         note: RunningNote,
-        suspects: Suspects,
+        quarantine: Quarantine,
         deadline: Deadline,
         clock: Callable[[], float],
     ) -> None:
@@ -50,21 +49,25 @@ class Intake:
         """Unix seconds, for everything that is executed."""
         self._group = group
         self._note = note
-        self._suspects = suspects
+        self._quarantine = quarantine
         self._deadline = deadline
+        group.watch = quarantine
 
     def requests(self, boot: int, items: Requests, turn_full: Callable[[], None]) -> None:
         """A gateway's items, in their order."""
-        group, note, suspicious = self._group, self._note, self._suspects.any
+        group, note, quarantine = self._group, self._note, self._quarantine
+        suspicious = quarantine.any
         now = self.clock()
         rows = zip(items.connections, items.kinds, items.sequences, items.bodies, strict=False)
         try:
             with self._deadline:
                 for connection, kind, sequence, body in rows:
-                    if suspicious and self._quarantined(boot, connection, kind, sequence, body):
+                    if suspicious and quarantine.request(boot, connection, kind, sequence, body):
                         continue
                     note.enter(boot, connection, sequence)
                     group.request(boot, connection, kind, sequence, body, now)
+                    if note.descriptors_closed():
+                        os.abort()  # while the note still says who did it
                     if group.turn_size > TURN_BYTES:
                         turn_full()
         finally:
@@ -96,9 +99,11 @@ class Intake:
         try:
             with self._deadline:
                 for number, body in zip(items.numbers, items.bodies, strict=False):
-                    quarantined = self._poison(items.source, number) if self._suspects.any else None
+                    quarantined = self._poison(items.source, number, body) if self._quarantine.any else None
                     self._note.enter(0, items.source + 1, number)
                     self._group.parcel(items.source, number, body, now, quarantined)
+                    if self._note.descriptors_closed():
+                        os.abort()
                     if self._group.turn_size > TURN_BYTES:
                         turn_full()
         finally:
@@ -117,31 +122,8 @@ class Intake:
         """The worker's loop has come round."""
         self._note.step()
 
-    def _quarantined(self, boot: int, connection: int, kind: int, sequence: int, body: bytes) -> bool:
-        suspect = self._suspects.get(boot, connection, sequence)
-        if suspect is None or not suspect.quarantined or kind not in (_CALL, _LOGIN):
-            return False
-        message = unpack(body)
-        if kind == _LOGIN:
-            # plugins have their say in a login too; an implicit one is answered by what follows it
-            told = message.get("message")
-            message = told if isinstance(told, dict) else {}
-        msg = str(message.get("msg", "login"))
-        log.error("request.quarantined", method=msg, connection=connection, deaths=suspect.deaths)
-        if not message:
-            return True
-        error = ClientError("quarantined", f"{msg} was running when its worker died, {suspect.deaths} times")
-        fields = reply(msg, message.get("id"), {**error.fields()})
-        self._group.output(boot, connection, OutputKind.REPLY, fields, sequence)
-        return True
-
-    def _poison(self, source: int, number: int) -> Fields | None:
-        suspect = self._suspects.get(0, source + 1, number)
-        if suspect is None or not suspect.quarantined:
-            return None
-        log.error("parcel.quarantined", source=source, number=number, deaths=suspect.deaths)
-        reason = f"this call was running when its worker died, {suspect.deaths} times"
-        return dict(ClientError("quarantined", reason).fields())
+    def _poison(self, source: int, number: int, body: bytes) -> Fields | None:
+        return self._quarantine.parcel(source, number, lambda: called_by(body))
 
 
 def _refusal(kind: int, body: bytes) -> bytes | None:

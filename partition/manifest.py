@@ -19,6 +19,9 @@ MANIFEST = "plugin.toml"
 KEYS = frozenset({"name", "version", "language", "entry", "needs", "description"})
 PYTHON, NATIVE, CLASSIC = "python", "c++", "classic"
 
+VERSION_CHARS = 64
+
+_name = re.compile(r"[a-z][a-z0-9_-]{0,31}\Z").match
 _python_file = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\.py\Z").match
 _path_inside = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*/)*[A-Za-z0-9_][A-Za-z0-9_.-]*\Z").match
 
@@ -62,6 +65,10 @@ def read_manifest(folder: Path, *, built: bool = True) -> Manifest:
     if not isinstance(needs, list) or not all(isinstance(name, str) for name in needs):
         raise _error(folder, 'needs is a list of plugin names: needs = ["chat"]')
     name, version, language, entry = (str(content[key]) for key in ("name", "version", "language", "entry"))
+    if not _name(name):
+        raise _error(folder, f"name = {name!r}: at most 32 of a-z, 0-9, '_', '-', a letter first")
+    if len(version) > VERSION_CHARS or not version.isprintable():
+        raise _error(folder, f"version: at most {VERSION_CHARS} printable characters are wanted")
     manifest = Manifest(folder.resolve(), name, version, language, entry, tuple(needs))
     _check_entry(manifest, built)
     return manifest

@@ -13,7 +13,6 @@ from typing import Any
 
 import msgpack
 
-from connserver.errors import PluginLoadError
 from connserver.ids import FIRST_NAMED_LOCAL, local_of, object_id, partition_of
 from connserver.limits import ID_RANGE
 from connserver.messages import Image
@@ -52,6 +51,10 @@ class Store:
 
     def __len__(self) -> int:
         return len(self._images)
+
+    def __iter__(self) -> Iterator[Image]:
+        """All images, in no order."""
+        return iter(self._images.values())
 
     def __contains__(self, oid: object) -> bool:
         return oid in self._images
@@ -148,7 +151,7 @@ class Store:
         """Give an object what `transients` told; what does not fit its kind any more is left out."""
         try:
             one = self.live(oid)
-        except PluginLoadError:
+        except Exception:  # a plugin's migration may raise anything; whoever uses the object is told
             return
         kind = self._kinds.by_class.get(type(one)) if one is not None else None
         if one is None or kind is None:

@@ -5,12 +5,35 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from connserver.errors import ClientError
 from connserver.ids import format_oid, object_id, parse_oid
 from connserver.limits import ADMIN_ROWS, ROOM_NAME_CHARS, ROOM_WHO_PAGE, USER_NAME_CHARS
+from connserver.messages import AdminRequest
 from partition.effects import Outcome
 from partition.group import Group
+from partition.quarantine import Quarantine
+from partition.serving import Serving
 
 Arguments = dict[str, Any]
+
+RELEASE = "worker.release"
+"""Let run again what is quarantined under an incident."""
+
+
+def operate_in_turn(
+    serving: Serving, quarantine: Quarantine, request: AdminRequest, clock: Callable[[], float]
+) -> None:
+    """Carry out a command between two calls; it is answered when what it did and saw is safe."""
+
+    def carry_out() -> tuple[Any, str]:
+        try:
+            if request.command == RELEASE:
+                return {"released": quarantine.release(str(request.arguments.get("incident", "")))}, ""
+            return operate(serving.group, request.command, request.arguments, clock()), ""
+        except (ClientError, ValueError) as error:
+            return None, str(error)
+
+    serving.administer(request.number, carry_out)
 
 
 def operate(group: Group, command: str, arguments: Arguments, now: float) -> Any:

@@ -24,6 +24,12 @@ Handler = Callable[[Fields, bool], None]
 """(the call's fields, whether it came from this same group)."""
 
 
+def called_by(body: bytes) -> str:
+    """What a parcel asks for: a plugin's method, or what the system does with it."""
+    fields: Fields = msgpack.unpackb(body, strict_map_key=False)
+    return str(fields.get("method") or fields["op"])
+
+
 class Post:
     """Sends by object id and delivers to the handler named by `op`."""
 

@@ -27,21 +27,21 @@ from partition.archive import Archiver
 from partition.background import BackgroundWork
 from partition.backup import Backup
 from partition.courier_service import CourierService
-from partition.deadline import Deadline, Patience
+from partition.deadline import Deadline
 from partition.dispatch import Dispatcher
 from partition.effects import Background, Caller
 from partition.group import Group
 from partition.incident_file import IncidentFile
 from partition.intake import Intake
-from partition.manifest import read_manifest
 from partition.peers import Peers, Send
+from partition.plugins_desk import PluginDesk
+from partition.plugins_loading import Repertoire
+from partition.quarantine import Quarantine
 from partition.retained import Receipts
 from partition.serving import Log, Serving
 from partition.snapshot_service import SnapshotService
 from partition.suspects import Suspects
-from partition.table import PluginTable
-
-DEFAULT_HANDLER_TIMEOUT_MS = 250
+from partition.table import Method
 
 log = telemetry.get_logger(__name__)
 
@@ -55,8 +55,7 @@ class Office:
     config: ClusterConfig
     node: str
     group: int
-    plugins: PluginTable
-    patience: Patience
+    plugins: PluginDesk
     incidents: IncidentFile
     note: RunningNote
     send: Send
@@ -76,22 +75,20 @@ class Tenure:
     background: BackgroundWork
     couriers: CourierService
     snapshots: SnapshotService
+    deadline: Deadline
+    quarantine: Quarantine
+
+    def use(self, new: Repertoire) -> None:
+        """From the next call on, these plugins; PluginLoadError, and then everything is as before."""
+        self.serving.group.use(new.table)
+        self.background.functions = new.table.backgrounds
+        self.deadline.limit_s = new.patience.shortest
 
     def stop(self) -> None:
         """Nothing is executed any more."""
         self.serving.stop()
         self.background.stop()
         self.couriers.close()
-
-
-def patience_of(config: ClusterConfig, group: int) -> Patience:
-    """The time limits of this group's plugins, by the names in their manifests."""
-    limits = {
-        read_manifest(plugin.path).name: plugin.handler_timeout_ms / 1000
-        for plugin in config.plugins
-        if plugin.in_group(group)
-    }
-    return Patience(limits, DEFAULT_HANDLER_TIMEOUT_MS / 1000)
 
 
 def promote(office: Office, backup: Backup, archiver: Archiver, granted: Log, role: Role) -> Tenure:
@@ -107,12 +104,15 @@ def promote(office: Office, backup: Backup, archiver: Archiver, granted: Log, ro
             result = Result.of(value, error)
             serving.when_active(lambda: serving.group.background_done(work, caller, result, office.clock()))
 
-    background = BackgroundWork(office.loop, office.plugins.backgrounds, returned, office.incidents.failed)
+    background = BackgroundWork(
+        office.loop, office.plugins.current.table.backgrounds, returned, office.incidents.failed
+    )
     group = _group(office, backup, dispatcher, background.start)
     receipts = Receipts(backup.retained)
+    quarantine = Quarantine(group, office.note, Suspects(backup.store), office.incidents.opened)
     deadline = Deadline(
-        office.patience.shortest,
-        lambda: office.patience.is_over(dispatcher.running, time.perf_counter()),
+        office.plugins.current.patience.shortest,
+        lambda: office.plugins.current.patience.is_over(dispatcher.running, time.perf_counter()),
     )
     serving = Serving(
         office.loop,
@@ -121,7 +121,7 @@ def promote(office: Office, backup: Backup, archiver: Archiver, granted: Log, ro
         view=role.view,
         applied=backup.applied,
         archive=archiver,
-        intake=Intake(group, office.note, Suspects(backup.store), deadline, office.clock),
+        intake=Intake(group, office.note, quarantine, deadline, office.clock),
         log=granted,
         retained=backup.retained,
         receipts=receipts,
@@ -132,7 +132,7 @@ def promote(office: Office, backup: Backup, archiver: Archiver, granted: Log, ro
     snapshots = SnapshotService(office.group, backup.era, serving, archiver, office.send)
     took_ms = round((time.perf_counter() - began) * 1000, 1)
     log.info("worker.promoted", objects=len(backup.store), op=backup.applied, milliseconds=took_ms)
-    return Tenure(role.grant, role.gossip, serving, background, couriers, snapshots)
+    return Tenure(role.grant, role.gossip, serving, background, couriers, snapshots, deadline, quarantine)
 
 
 def _couriers(office: Office, serving: Serving) -> CourierService:
@@ -162,15 +162,22 @@ def _deliver(
 
 
 def _dispatcher(office: Office, backup: Backup) -> Dispatcher:
-    return Dispatcher(
+    def says(level: str, plugin: str, text: str, facts: dict[str, Any]) -> None:
+        version = dispatcher.plugins.plugins.get(plugin, "")
+        more = {f"x_{name}": value for name, value in facts.items()}
+        write = getattr(log, level, log.info)
+        write("plugin.says", plugin=plugin, version=version, text=text, **more)
+
+    dispatcher = Dispatcher(
         backup.store,
-        office.plugins,
+        office.plugins.current.table,
         random=random.Random(),
         on_incident=office.incidents.record,
         incident_prefix=f"{office.node}-{office.group}",
-        on_slow=lambda method, ms: log.warning("method.slow", method=method, milliseconds=round(ms, 1)),
-        on_log=_plugin_log,
+        on_slow=_slow,
+        on_log=says,
     )
+    return dispatcher
 
 
 def _group(
@@ -195,7 +202,11 @@ def _group(
     return group
 
 
-def _plugin_log(level: str, plugin: str, text: str, facts: dict[str, Any]) -> None:
-    getattr(log, level, log.info)(
-        "plugin.says", plugin=plugin, text=text, **{f"x_{k}": v for k, v in facts.items()}
+def _slow(method: Method, milliseconds: float) -> None:
+    log.warning(
+        "method.slow",
+        method=method.name,
+        plugin=method.plugin,
+        version=method.version,
+        milliseconds=round(milliseconds, 1),
     )

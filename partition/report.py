@@ -7,19 +7,14 @@ from typing import Any
 from connserver.messages import Role, WorkerReport
 from partition.holding import Holding
 from partition.promotion import Tenure
-from partition.table import PluginTable
 
 
 def report(
-    group: int, role: Role, plugins: PluginTable, holding: Holding, tenure: Tenure | None
+    group: int, role: Role, plugins: list[dict[str, Any]], holding: Holding, tenure: Tenure | None
 ) -> WorkerReport:
     """The report; the holding's trouble is shown as the storage's unless the archiver has one of its own."""
     backup, archiver, trouble = holding.backup, holding.archiver, holding.trouble
-    rows = [
-        {"name": name, "version": version, "state": "attached"}
-        for name, version in sorted(plugins.plugins.items())
-    ]
-    details: dict[str, Any] = {"plugins": rows, "state": "loading" if backup is None else "ready"}
+    details: dict[str, Any] = {"plugins": plugins, "state": "loading" if backup is None else "ready"}
     if backup is None or archiver is None:
         return WorkerReport(group, role.grant, 0, 0, "down" if trouble else "standby", trouble, details)
     status = archiver.status()
@@ -32,6 +27,8 @@ def report(
             "sessions": len(serving.group.sessions),
             "rooms": len(serving.group.rooms),
             "parked_calls": serving.group.calls.parked,
+            "held_timers": len(serving.group.timers.held),
+            "quarantined": tenure.quarantine.describe(),
         }
     error = status.error or trouble
     storage = "down" if trouble and not status.error else status.state

@@ -7,6 +7,7 @@ has left is told why; whatever ends a session also ends its memberships.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from connserver.errors import ClientError
 from connserver.ids import format_oid, named_id
@@ -44,6 +45,18 @@ def _roles(body: Value) -> frozenset[str]:
     return frozenset(map(str, roles)) if isinstance(roles, list) else frozenset()
 
 
+class Expiry(Protocol):
+    """Who notes what runs by the clock; see Watch of `partition.group`."""
+
+    def allows(self, key: int, method: str, plugin: str, version: str) -> bool: ...
+    def begins(self, key: int) -> None: ...
+
+
+def key_of_session(session: Session) -> int:
+    """Under which number a session's end is noted: ids of sessions and callbacks' hashes do not meet."""
+    return int(session.oid)
+
+
 class SessionDesk:
     """Carries out what is about sessions. `now` is kept by the group (Unix seconds)."""
 
@@ -68,10 +81,14 @@ class SessionDesk:
         self._by_plugin = by_plugin
         post.handle("session.lacks", self._lacking)
 
-    def expire(self) -> None:
-        """End the sessions whose resume window has passed."""
+    def expire(self, watch: Expiry) -> None:
+        """End the sessions whose resume window has passed; without its hook where that kills the worker."""
         for session in self._sessions.expired(self.now):
-            self.presence("on_expire", session)
+            key = key_of_session(session)
+            if watch.allows(key, "on_expire", "", ""):
+                watch.begins(key)
+                self.presence("on_expire", session)
+                watch.begins(0)
             self.end(session)
 
     def gateway_gone(self, gateway: int) -> None:

@@ -135,7 +135,11 @@ class PluginTable:
 
     def refuse_unreadable(self, store: Store) -> None:
         """PluginLoadError if objects are stored in a schema from which no migration leads to the plugin's."""
-        for name, schemas in sorted(store.schemas().items()):
+        self.refuse_schemas(store.schemas())
+
+    def refuse_schemas(self, stored: Mapping[str, set[int]]) -> None:
+        """The same for the schemas that are stored, by kind."""
+        for name, schemas in sorted(stored.items()):
             kind = self.kinds.by_name.get(name)
             if kind is None or name == USER:
                 continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from connserver.ids import partition_of
@@ -33,6 +34,7 @@ class Timers:
         self._by_name: dict[tuple[int, str], Timer] = {}
         self._queue: list[tuple[float, int]] = []
         self._by_oid: dict[int, Timer] = {}
+        self._held: list[tuple[float, int]] = []
 
     def __len__(self) -> int:
         return len(self._by_oid)
@@ -70,16 +72,35 @@ class Timers:
         """Whether a timer may fire within the next half second."""
         return bool(self._queue) and self._queue[0][0] <= now + 0.5
 
-    def due(self, now: float) -> list[Timer]:
-        """Timers whose time has come, removed; what they run belongs to the same entry."""
+    def due(self, now: float, may_run: Callable[[Timer], bool]) -> list[Timer]:
+        """Timers whose time has come, removed; what they run belongs to the same entry.
+
+        One that may not run stays, and comes again after `release`.
+        """
         fired = []
         while self._queue and self._queue[0][0] <= now:
             due, oid = heapq.heappop(self._queue)
             timer = self._by_oid.get(oid)
-            if timer is not None and timer.due == due:
+            if timer is None or timer.due != due:
+                continue
+            if may_run(timer):
                 self._remove(timer)
                 fired.append(timer)
+            else:
+                self._held.append((due, oid))
         return fired
+
+    def release(self) -> None:
+        """Other plugins are attached now: those that were held come again."""
+        for entry in self._held:
+            heapq.heappush(self._queue, entry)
+        self._held.clear()
+
+    @property
+    def held(self) -> list[Timer]:
+        """Overdue timers that may not run."""
+        found = ((due, self._by_oid.get(oid)) for due, oid in self._held)
+        return [timer for due, timer in found if timer is not None and timer.due == due]
 
     def _enter(self, timer: Timer) -> None:
         self._by_name[timer.target, timer.name] = timer

@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import resource
 import secrets
 from typing import Any
 
 from connserver import sockets, telemetry
 from connserver.codec import decode, encode
 from connserver.driver import Port, new_loop
-from connserver.errors import ClientError, PluginLoadError, WireError
+from connserver.errors import PluginLoadError, WireError
+from connserver.limits import PLUGIN_RETRY_S
 from connserver.messages import (
     BACKUP,
     STALE_GRANT,
@@ -46,10 +48,12 @@ from partition.duty import Act, Standing, judge
 from partition.gossip_link import GossipLink, GrantedLog
 from partition.holding import Holding
 from partition.incident_file import IncidentFile
-from partition.loader import load_plugins
-from partition.operating import operate
+from partition.objects import Store
+from partition.operating import operate_in_turn
 from partition.peers import is_named
-from partition.promotion import Office, Tenure, patience_of, promote
+from partition.plugins_desk import plugin_desk
+from partition.plugins_orders import PLUGIN_CHECK, PLUGIN_SET, PluginOrders
+from partition.promotion import Office, Tenure, promote
 from partition.report import report
 
 STOP_ARCHIVE_S = 5.0
@@ -90,12 +94,8 @@ class Worker:
     def start(self) -> None:
         """Load plugins, listen, say that we are there; PluginLoadError."""
         options, places = self._options, self._options.places
-        self._plugins = load_plugins(
-            plugin.path for plugin in self._config.plugins if plugin.in_group(self._group)
-        )
-        if self._config.auth.provider == "plugin":
-            self._plugins.require_login()
-        self._patience = patience_of(self._config, self._group)
+        self._plugins = plugin_desk(self._config, places.node_dir(options.node), self._group)
+        self._plugins.prefetch()
         router = sockets.router(self._context)
         self._endpoint = sockets.bind(router, places.worker_endpoint(options.node, self._group))
         self._router = Port(self._loop, router, self._received)
@@ -105,12 +105,20 @@ class Worker:
             self._config,
             options.storage_dsn,
             self._group,
-            self._plugins,
             self._endpoint,
             routed=lambda: self._routes.table.entry(self._group),
+            adopt=self._adopt,
             loaded=self._loaded,
-            refused=lambda why: self._stop(why, 1),
+            refused=self._refused,
             waiting=self._lifeline.waiting,
+        )
+        self._orders = PluginOrders(
+            self._loop,
+            self._plugins,
+            standing=lambda: (self._holding.backup, self._tenure),
+            reply=self._reply,
+            refused=lambda why: self._stop(f"the plugins of the group cannot be loaded: {why}", START_ANEW),
+            changed=lambda: self._gossip.report_now(),
         )
         self._attachment = Attachment(self._group, os.getpid(), self._endpoint)
         self._gossip = GossipLink(
@@ -138,7 +146,6 @@ class Worker:
             node=options.node,
             group=self._group,
             plugins=self._plugins,
-            patience=self._patience,
             incidents=IncidentFile(options.places.log_dir, options.node),
             note=RunningNote(note_path(options.places.node_dir(options.node), self._group)),
             send=self._send,
@@ -147,6 +154,21 @@ class Worker:
             clock=self._clock,
         )
         self._holding.load(self._role.era, 0)
+
+    def _adopt(self, store: Store) -> None:
+        """In a thread: have the plugins that a state names; PluginLoadError."""
+        self._plugins.adopt(store)
+        self._plugins.current.table.refuse_unreadable(store)
+
+    def _refused(self, why: str) -> None:
+        """The state is there and cannot be served by the plugins it names."""
+        if self._plugins.begins_anew or not self._plugins.problem:
+            self._stop(f"the plugins cannot be used: {why}", 1)
+            return
+        # this node does not take over; what its group chooses next may be loaded again
+        self._lifeline.waiting(why)
+        self._gossip.report_now()
+        self._loop.call_later(PLUGIN_RETRY_S, self._holding.load, self._role.era, 0)
 
     def _loaded(self) -> None:
         self._attach()
@@ -241,14 +263,16 @@ class Worker:
         assert backup is not None and archiver is not None and office is not None
         granted = GrantedLog(self._gossip, self._group, role.grant)
         try:
+            self._plugins.adopt(backup.store)
             tenure = self._tenure = promote(office, backup, archiver, granted, role)
         except PluginLoadError as error:
             log.error("plugin.refused", error=str(error))
-            self._stop(str(error), 1)
+            self._stop(f"the plugins cannot be used: {error}", 1 if self._plugins.begins_anew else START_ANEW)
             return
         serving = tenure.serving
         self._holding.promoted(role.view, serving.with_state)
         self._watchdog.start()
+        serving.when_active(lambda: self._plugins.settle(serving.group.store, serving.group.ledger))
         early, self._early = self._early, {}
         for identity, opening in early.items():
             serving.receive(identity, opening)
@@ -295,6 +319,8 @@ class Worker:
         if isinstance(message, Deliver):
             if not backup.deliver(message):
                 self._attach_again()
+            if self._plugins.is_behind(backup.store):
+                self._orders.follow(backup.store)
         elif isinstance(message, Rebase):
             if message.era != backup.era or message.op > backup.applied:
                 self._holding.load(message.era, message.op)
@@ -350,24 +376,20 @@ class Worker:
     # --- administration ---
 
     def _on_admin(self, request: AdminRequest) -> None:
-        tenure = self._tenure
-        if tenure is None:
+        if request.command in (PLUGIN_CHECK, PLUGIN_SET):
+            self._orders.asked(request)
+        elif self._tenure is not None:
+            operate_in_turn(self._tenure.serving, self._tenure.quarantine, request, self._clock)
+        else:
             state = "loading" if self._holding.backup is None else "backup"
             why = f"group {self._group} is not served here now ({state}); try again"
-            self._gossip.send(AdminReply(request.number, None, why))
-            return
-        group = tenure.serving.group
+            self._reply(AdminReply(request.number, None, why))
 
-        def carry_out() -> tuple[Any, str]:
-            try:
-                return operate(group, request.command, request.arguments, self._clock()), ""
-            except (ClientError, ValueError) as error:
-                return None, str(error)
-
-        tenure.serving.administer(request.number, carry_out)
+    def _reply(self, reply: AdminReply) -> None:
+        self._gossip.send(reply)
 
     def _report(self) -> WorkerReport:
-        return report(self._group, self._role, self._plugins, self._holding, self._tenure)
+        return report(self._group, self._role, self._plugins.rows(), self._holding, self._tenure)
 
     # --- the end ---
 
@@ -392,12 +414,22 @@ class Worker:
         self._context.destroy(linger=0)
 
 
+def bound_memory(mebibytes: int) -> None:
+    """Past so much data an allocation fails: a MemoryError in whoever asked for it, not a full machine."""
+    if mebibytes:
+        _, most = resource.getrlimit(resource.RLIMIT_DATA)
+        wanted = mebibytes << 20
+        limit = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, most))
+
+
 def main(options: ProcessOptions) -> int:
     """Run a worker until it is told to stop; the process's exit status."""
     loop = new_loop()
     asyncio.set_event_loop(loop)
     # a full collection among the group's objects would be felt by everybody who waits for them
     gc.set_threshold(50_000, 20, 100)
+    bound_memory(options.config.limits.worker_memory_mb)
     worker = Worker(loop, options)
     try:
         worker.start()

@@ -25,7 +25,7 @@ COMMANDS: Final = {
     "session": ("connserver.cli.people", "Who is logged in; end a user's sessions."),
     "room": ("connserver.cli.people", "Which rooms there are, and who is in them."),
     "call": ("connserver.cli.people", "Calls between objects that wait for an operator."),
-    "plugin": ("connserver.cli.plugins", "Which plugins are attached, and where."),
+    "plugin": ("connserver.cli.plugins", "Attach, detach, reload, roll back and list plugins."),
     "failover": ("connserver.cli.failover", "Hand a group's primacy to another node, in order."),
     "recover": ("connserver.cli.recover", "A new era for groups that lost their logs on a majority."),
     "drill": ("connserver.cli.drill", "Break something under load, and count what was lost."),

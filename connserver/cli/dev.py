@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import click
 
@@ -25,6 +28,9 @@ SETTLE_MS: Final = 100
 """An editor writes a file in steps; this long after the first one they count as one save."""
 CHECK_S: Final = 10.0
 """For a plugin to load; one that takes longer would never serve."""
+BEGIN_S: Final = 0.5
+BEGIN_ATTEMPTS: Final = 120
+"""So often it is looked whether the game is served, at its start."""
 RELOADED: Final = frozenset({".py", ".toml", ".json", ".yaml", ".csv", ".txt"})
 """What a plugin may be made of; an editor's own files are none of it."""
 
@@ -96,11 +102,17 @@ class DevReporter(TerminalReporter):
 
 
 class Reloader:
-    """Watches the plugins' folders, and restarts the workers when a new version can be loaded."""
+    """Watches the plugins' folders, and reloads what was saved while the game goes on.
+
+    A game is what its cluster.toml and its files say, also where its state remembers another choice.
+    """
 
     def __init__(self, config: ClusterConfig, reporter: DevReporter) -> None:
-        self._folders = [plugin.path for plugin in config.plugins]
+        self._config = config
+        self._folders = {plugin.path: plugin.handler_timeout_ms for plugin in config.plugins}
         self._reporter = reporter
+        self._one = asyncio.Lock()
+        """A save may come while what was saved before is being reloaded."""
 
     async def run(self, supervisor: Supervisor) -> None:
         """Until cancelled."""
@@ -108,6 +120,45 @@ class Reloader:
 
         if not self._folders:
             return
+        beginning = asyncio.ensure_future(self._begin())
+        try:
+            await self._watch(supervisor, awatch)
+        finally:
+            beginning.cancel()
+
+    async def _begin(self) -> None:
+        """What was saved while the game did not run."""
+        for _ in range(BEGIN_ATTEMPTS):
+            try:
+                async with self._one:
+                    changed = await in_thread(self._follow)
+            except NotServed:
+                await asyncio.sleep(BEGIN_S)
+                continue
+            except ClusterError as error:
+                self._reporter.told(f"not reloaded, the version before goes on: {error}")
+                return
+            if changed:
+                self._reporter.told(f"{', '.join(changed)}: reloaded, as saved since the last time")
+            return
+
+    def _follow(self) -> list[str]:
+        """Bring the game to its files; NotServed if nobody serves it now."""
+        from connserver.cli.find import Admin
+        from connserver.cli.plugin_change import follow_files
+        from connserver.config import Places
+
+        try:
+            cluster = Admin(self._config, Places(self._config))
+        except ClusterError as error:
+            raise NotServed(str(error)) from None
+        with cluster:
+            for route in cluster.ask("routes")["routes"]:
+                if route["state"] != "ready":
+                    raise NotServed(route["reason"])
+            return follow_files(cluster, self._folders)
+
+    async def _watch(self, supervisor: Supervisor, awatch: Any) -> None:
         async for changes in awatch(
             *self._folders,
             watch_filter=lambda _, path: matters(path),
@@ -121,9 +172,50 @@ class Reloader:
             if problem:
                 self._reporter.told(f"{names}: not reloaded, the version before goes on: {problem}")
                 continue
-            workers = tuple(record.name for record in supervisor.records() if record.role == "worker")
-            supervisor.restart(workers)
+            try:
+                async with self._one:
+                    await in_thread(self._follow)
+            except NotServed:
+                # nothing runs that could go on: its workers begin with what was saved
+                workers = tuple(record.name for record in supervisor.records() if record.role == "worker")
+                supervisor.restart(workers)
+            except ClusterError as error:
+                self._reporter.told(f"{names}: not reloaded, the version before goes on: {error}")
+                continue
             self._reporter.told(f"{names}: reloaded")
+
+
+class NotServed(ClusterError):
+    """A group has no primary now."""
+
+
+T = TypeVar("T")
+
+
+async def in_thread(work: Callable[[], T]) -> T:
+    """Run what blocks, in a thread that no end of this process waits for."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if done.cancelled():
+            return
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(cast("T", result))
+
+    def run() -> None:
+        result, failure = None, None
+        try:
+            result = work()
+        except BaseException as error:
+            failure = error
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(settle, result, failure)
+
+    threading.Thread(target=run, daemon=True).start()
+    return await done
 
 
 def matters(path: str) -> bool:

@@ -73,12 +73,16 @@ class Admin:
 
         Asked of one gossip process only: a write must not be done twice.
         """
+        return self.ask_patiently(ANSWER_S, command, **arguments)
+
+    def ask_patiently(self, patience_s: float, command: str, /, **arguments: Any) -> Any:
+        """The same for what takes longer."""
         from connserver.codec import decode, encode
         from connserver.messages import AdminReply, AdminRequest
 
         self._number += 1
         chosen = self._send(encode(AdminRequest(self._number, command, arguments)))
-        until = time.monotonic() + ANSWER_S
+        until = time.monotonic() + patience_s
         while (left := until - time.monotonic()) > 0:
             if not chosen.poll(int(left * 1000) + 1):
                 break
@@ -88,7 +92,7 @@ class Admin:
                     raise ClusterError(reply.error)
                 return reply.result
         raise ClusterError(
-            f"no answer to `{command}` within {ANSWER_S:g} s; a change may or may not have been made. "
+            f"no answer to `{command}` within {patience_s:g} s; a change may or may not have been made. "
             "Look at `cs-cluster status` and `cs-cluster logs`"
         )
 

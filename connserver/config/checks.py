@@ -28,6 +28,7 @@ SECRET_BYTES: Final = 32
 """The least that a shared secret must hold, the size of its HMAC-SHA-256 (RFC 2104, section 3)."""
 SECRET_FILE_BYTES: Final = 65_536
 HEARTBEATS_MISSED: Final = 3
+LEAST_WORKER_MB: Final = 256
 """Fewer missed heartbeats than this are a busy machine, not a dead one."""
 
 _PASSWORD = re.compile(r"(\A|[\s?&])password\s*=|\A\w+://[^/@\s]*:[^/@\s]*@", re.IGNORECASE)
@@ -228,6 +229,14 @@ def _connection_limit(config: ClusterConfig) -> Iterator[Problem]:
         yield Problem(("limits", "connections_per_address"), "more than a gateway takes in all (connections)")
 
 
+def _memory_limit(config: ClusterConfig) -> Iterator[Problem]:
+    if 0 < config.limits.worker_memory_mb < LEAST_WORKER_MB:
+        yield Problem(
+            ("limits", "worker_memory_mb"),
+            f"a worker needs {LEAST_WORKER_MB} for itself; 0 means that there is no bound",
+        )
+
+
 def _plugins(config: ClusterConfig) -> Iterator[Problem]:
     seen: set[Path] = set()
     for index, plugin in enumerate(config.plugins):
@@ -297,6 +306,7 @@ CHECKS: Final[tuple[tuple[str, Check], ...]] = (
     ("limits.message_bytes limits.bytes_per_s limits.burst", _rate_limit),
     ("limits.message_bytes limits.unsent_bytes", _unsent_limit),
     ("limits.connections limits.connections_per_address", _connection_limit),
+    ("limits.worker_memory_mb", _memory_limit),
     ("plugins.path", _plugins),
     ("plugins.groups cluster.partition_groups", _plugin_groups),
     ("storage.dsn storage.dsn_file secrets.dsn_file", _storage),

@@ -342,6 +342,7 @@ LIMIT_RANGES: Final = {
     "connections": Range(1, 1_000_000),
     "connections_per_address": Range(1, 1_000_000),
     "requests_in_flight": Range(1, KEPT_REPLIES),
+    "worker_memory_mb": Range(0, 1_048_576),
 }
 """Bounds of `[limits]`, which `connserver.limits` keeps free of them."""
 OTHER_LIMIT: Final = Range(1, 1 << 31)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from connserver.codec import message
@@ -76,7 +76,11 @@ class GroupPosition:
 @dataclass(frozen=True, slots=True)
 class WorkerRecord:
     """A worker of a node. `state`: "serving" (it holds `grant`), "ready" (it follows the log), "loading",
-    or "gone" (dead). `grant` is the last one it had, also when that is void."""
+    or "gone" (dead). `grant` is the last one it had, also when that is void.
+
+    `quarantined`: what killed its worker and does not run any more; `parked_calls`, `held_timers`: what
+    waits for an operator, or for a plugin.
+    """
 
     group: int
     pid: int
@@ -88,6 +92,9 @@ class WorkerRecord:
     storage: str
     storage_error: str
     plugins: list[dict[str, Any]]
+    quarantined: list[dict[str, Any]] = field(default_factory=list)
+    parked_calls: int = 0
+    held_timers: int = 0
 
 
 @dataclass(frozen=True, slots=True)

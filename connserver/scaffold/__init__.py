@@ -8,6 +8,7 @@ like the file it becomes.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -22,6 +23,9 @@ TEMPLATES: Final = {
     "test_game.py": "tests/test_GAME_MODULE.py",
 }
 """Template → where it goes in the new folder."""
+
+PLUGIN_TEMPLATES: Final = {"plugin_alone.toml": "plugin.toml", "plugin_main.py": "main.py"}
+"""The same for a plugin alone."""
 
 RESERVED: Final = frozenset({"cs", "room", "session"})
 """Names that belong to the built-in methods."""
@@ -49,9 +53,18 @@ class Game:
 
 def scaffold(game: Game, folder: Path) -> list[Path]:
     """Write the game into a new folder; its files. FileExistsError if the folder is there already."""
+    return _write(TEMPLATES, game, folder)
+
+
+def scaffold_plugin(name: str, folder: Path) -> list[Path]:
+    """Write a plugin alone into a new folder; its files. FileExistsError if the folder is there already."""
+    return _write(PLUGIN_TEMPLATES, Game(name=name, gateway_port=0), folder)
+
+
+def _write(templates: Mapping[str, str], game: Game, folder: Path) -> list[Path]:
     folder.mkdir(parents=True)
     written = []
-    for template, target in TEMPLATES.items():
+    for template, target in templates.items():
         text = files(__package__).joinpath(f"{template}.template").read_text(encoding="utf-8")
         path = folder / game.fill(target)
         path.parent.mkdir(exist_ok=True)

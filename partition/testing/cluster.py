@@ -189,7 +189,7 @@ class Cluster:
             plugins.refuse_unreadable(group.store)
         self.plugins = plugins
         for group in self.groups:
-            group.dispatcher.use(plugins)
+            group.use(plugins)
 
     # --- what happens in between ---
 

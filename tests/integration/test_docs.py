@@ -13,7 +13,13 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 @pytest.mark.timeout(600)
 def test_every_command_of_readme_and_tutorial_does_what_it_says() -> None:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "readme-blocks"), "README.md", "docs/tutorial.md"],
+        [
+            sys.executable,
+            str(ROOT / "scripts" / "readme-blocks"),
+            "README.md",
+            "docs/tutorial.md",
+            "docs/plugins.md",
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,

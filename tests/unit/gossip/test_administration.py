@@ -78,7 +78,7 @@ def test_an_unknown_command_lists_the_known_ones(story: Story) -> None:
     error = story.error("statsu")
     assert error == (
         "unknown command 'statsu'; known: echo, hand, object.delete, object.get, object.list, object.put, "
-        "worker.…"
+        "replica.…, worker.…"
     )
 
 
@@ -132,6 +132,23 @@ def test_a_workers_error_is_passed_back(story: Story) -> None:
 def test_worker_commands_go_to_the_group_that_is_named(story: Story) -> None:
     asked = story.forwarded("worker.kick", group=2, oid="x")
     assert (asked.node, asked.group, asked.arguments) == ("n3", 2, {"group": 2, "oid": "x"})
+
+
+def test_a_replicas_worker_is_asked_whether_it_executes_or_not(story: Story) -> None:
+    asked = story.forwarded("replica.plugin.check", group=1, node="n3", action="detach")
+    assert (asked.node, asked.group, asked.arguments["action"]) == ("n3", 1, "detach")
+    story.routes[1] = entry(1, "unavailable")
+    assert story.forwarded("replica.plugin.check", group=1, node="n3").node == "n3"
+    assert "holds no replica of group 1" in story.error("replica.plugin.check", group=1, node="n9")
+    assert "has no primary yet" in story.error("replica.plugin.check", group=1)
+
+
+def test_a_change_of_plugins_has_longer_than_other_commands(story: Story) -> None:
+    story.forwarded("worker.plugin.set", group=0)
+    story.now = 29.0
+    assert story.machine.tick(story.now) == []
+    (late,) = story.machine.tick(31.0)
+    assert isinstance(late, Answer) and "did not answer within 30 s" in late.error
 
 
 def test_only_who_was_asked_may_answer(story: Story) -> None:

@@ -221,3 +221,28 @@ def test_an_alert_told_twice_is_shown_once_with_its_earliest_time() -> None:
 
 def test_a_time_that_no_calendar_has_breaks_nothing() -> None:
     assert timestamp(1 << 62) == timestamp(-(1 << 62)) == "1970-01-01T00:00:00Z"
+
+
+def test_what_waits_for_an_operator_is_an_alert_as_long_as_it_does(mesh: Mesh) -> None:
+    row = {"method": "toy.burn", "plugin": "toys", "version": "1.2", "incident": "n1-x", "deaths": 2}
+    waits = {"quarantined": [row], "parked_calls": 3, "held_timers": 1}
+    group = next(route["group"] for route in mesh.result("n1", "routes")["routes"] if route["node"] == "n1")
+    identity = b"worker:%d:%d" % (group, 10_000 + group)
+    mesh.report("n1", identity, 20, 17, details=waits)
+    mesh.run(1.5)
+    told = "\n".join(mesh.alerts("n3"))
+    assert f"toy.burn of plugin toys 1.2 has ended its worker and is quarantined in group {group}" in told
+    assert "`cs-cluster logs --incident n1-x`" in told and "`cs-cluster plugin release n1-x`" in told
+    assert "`cs-cluster call list`" in told and "Timers are overdue" in told
+    mesh.report("n1", identity, 20, 17, details={})
+    mesh.run(1.5)
+    assert mesh.alerts("n3") == []
+
+
+def test_a_node_that_cannot_load_a_plugin_says_that_it_does_not_take_over(mesh: Mesh) -> None:
+    row = {"name": "toys", "version": "1.2", "state": "cannot be loaded: no module named squeak"}
+    mesh.report("n2", b"worker:0:20000", 20, 17, details={"plugins": [row]})
+    mesh.run(1.5)
+    (told,) = mesh.alerts("n1")
+    assert "toys 1.2 of group 0 on n2 cannot be loaded: no module named squeak." in told
+    assert "does not take over" in told

@@ -33,6 +33,7 @@ from partition.group import Group
 from partition.intake import Intake
 from partition.objects import Store
 from partition.peers import Peers
+from partition.quarantine import Quarantine
 from partition.retained import Receipts
 from partition.serving import Serving
 from partition.suspects import Suspects
@@ -182,6 +183,8 @@ class Primary:
         self.group.load()
         self.note = RunningNote(folder / "w-0.running")
         receipts = Receipts(self.backup.retained)
+        suspects = Suspects(self.backup.store)
+        self.quarantine = Quarantine(self.group, self.note, suspects, lambda text: "n1-q1")
         self.serving = Serving(
             self.loop,
             group=self.group,
@@ -194,7 +197,7 @@ class Primary:
             intake=Intake(
                 self.group,
                 self.note,
-                Suspects(self.backup.store),
+                self.quarantine,
                 Deadline(60.0, lambda: False),
                 lambda: 1000.0 + self.loop.now,
             ),

@@ -36,7 +36,7 @@ class Stage:
             random=random.Random(1),
             on_incident=lambda number, text: self.incidents.append(text),
             clock=clock,
-            on_slow=lambda method, milliseconds: self.slow.append((method, milliseconds)),
+            on_slow=lambda method, milliseconds: self.slow.append((method.name, milliseconds)),
             on_log=lambda *line: self.logged.append(line),
         )
         opened = self.run.open_user(ANN, "ann")

@@ -15,7 +15,7 @@ from partition.assembly import assemble
 from partition.deadline import Deadline, Patience
 from partition.dispatch import Dispatcher
 from partition.objects import Store
-from partition.promotion import patience_of
+from partition.plugins_desk import plugin_desk
 from tests.unit.partition.stages import ANN, caller
 
 quick, slow = Plugin("quick", version="1.0.0"), Plugin("slow", version="1.0.0")
@@ -73,7 +73,9 @@ def test_limits_are_read_for_the_names_that_plugins_have_and_for_one_group(tmp_p
         (tmp_path / folder / "plugin.toml").write_text(
             f'name = "{name}"\nversion = "1.0.0"\nlanguage = "python"\nentry = "main.py"\n'
         )
-        (tmp_path / folder / "main.py").touch()
+        (tmp_path / folder / "main.py").write_text(
+            f'from connserver import Plugin\nplugin = Plugin("{name}", version="1.0.0")\n'
+        )
     file = tmp_path / "cluster.toml"
     file.write_text(
         '[cluster]\nname = "limits"\npartition_groups = 2\n[[nodes]]\nname = "n1"\n'
@@ -81,10 +83,13 @@ def test_limits_are_read_for_the_names_that_plugins_have_and_for_one_group(tmp_p
         '[[plugins]]\npath = "b"\nhandler_timeout_ms = 2000\n'
         '[[plugins]]\npath = "c"\ngroups = [1]\nhandler_timeout_ms = 10\n'
     )
-    patience = patience_of(load_cluster(file), 0)
+    desks = [plugin_desk(load_cluster(file), tmp_path / "state", group) for group in range(2)]
+    for desk in desks:
+        desk.prefetch()
+    patience = desks[0].current.patience
     assert patience.shortest == 0.05
     assert not patience.is_over(Run("slow", 0.0), 1.9) and patience.is_over(Run("slow", 0.0), 2.0)
-    assert patience_of(load_cluster(file), 1).shortest == 0.01
+    assert desks[1].current.patience.shortest == 0.01
 
 
 @pytest.mark.parametrize("limit", [0.05, 7.0])

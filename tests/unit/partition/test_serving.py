@@ -30,6 +30,7 @@ from partition.commit import RETRY_S
 from partition.objects import Store
 from partition.peers import HELD_S, SILENT_S
 from partition.serving import ARCHIVED_S, IDLE_TICK_S, RECEIPTS_S
+from partition.suspects import Suspects
 from tests.unit.partition.primary import GRANT, Archive, Primary, name_in
 
 
@@ -455,5 +456,18 @@ def test_what_was_running_at_two_deaths_is_answered_and_not_run(tmp_path: Path) 
     asked = second.call("count.new")
     assert asked == 3 and len(second.group.store) == objects
     second.commit()
-    second.pass_barrier()
     assert second.replies()[-1] == (3, 1)
+    (told,) = second.quarantine.describe()
+    assert told == {
+        "method": "count.new",
+        "plugin": "counting",
+        "version": "1.0.0",
+        "incident": "n1-q1",
+        "deaths": 2,
+    }
+    (kept,) = Suspects(second.group.store).named()
+    assert kept.incident == "n1-q1"  # the next primary knows it too
+    assert second.quarantine.release("n1-other") == []
+    assert [row["method"] for row in second.quarantine.release("n1-q1")] == ["count.new"]
+    assert not Suspects(second.group.store).any
+    second.commit()
