@@ -14,7 +14,7 @@ import random
 import secrets
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
@@ -23,9 +23,17 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from connserver import driver, running, sockets
-from partition import holding, loading, promotion, worker
+from connserver.config import ClusterConfig
+from connserver.ids import group_range
+from connserver.plugin.package import Package, digest_of, pack, unpack
+from partition import holding, loading, plugins_desk, promotion, worker
 from partition.clock import SteadyClock
 from partition.loader import load_plugins
+from partition.manifest import read_manifest
+from partition.plugins_choice import Choice
+from partition.plugins_desk import PluginDesk
+from partition.plugins_loading import PluginShelf, Repertoire, patience_of
+from partition.plugins_stage import Stage, Staged
 from partition.table import PluginTable
 from tests.simulation.whole.archiver import SimulatedArchiver, open_snapshot
 from tests.simulation.whole.processes import Process
@@ -37,6 +45,10 @@ if TYPE_CHECKING:
 
 class Page(bytearray):
     """Memory that is shared with whoever knows its path."""
+
+    def size(self) -> int:
+        """Its descriptor is always there."""
+        return len(self)
 
     def close(self) -> None:
         """It stays: whoever asks for the path again gets it."""
@@ -69,6 +81,13 @@ class Incidents:
         if "slipped" not in text:
             process.world.checkers.violation(f"an incident that no plugin made:\n{text}")
 
+    def opened(self, text: str) -> str:
+        """What is quarantined is noted; the workers of this world are killed whatever they run."""
+        process = Process.current
+        assert process is not None
+        process.world.note(f"{process.name} incident {text.strip().splitlines()[0]}")
+        return "x"
+
     def failed(self, what: str, failure: BaseException) -> str:
         """As above."""
         self.record("x", f"{what}\n{failure!r}")
@@ -92,9 +111,37 @@ def _table(folders: tuple[Path, ...]) -> PluginTable:
     return load_plugins(folders)
 
 
-def plugins_of(folders: Iterable[Path]) -> PluginTable:
-    """Loaded once: a table holds nothing that changes."""
-    return _table(tuple(folders))
+@cache
+def _package(folder: Path) -> Package:
+    return pack(folder)
+
+
+@cache
+def _staged(data: bytes, source: str) -> Staged:
+    return Staged(read_manifest(Path(source)), digest_of(unpack(data)), source)
+
+
+class Shelf(PluginShelf):
+    """Stands in for a worker's copies: loaded once, since a table holds nothing that changes."""
+
+    def stage(self, data: bytes, source: str) -> Staged:
+        """Where it came from is where it is."""
+        return _staged(data, source)
+
+    def load(self, choice: Choice, code: Mapping[str, bytes]) -> Repertoire:
+        """As the state says, so that a choice which was lost or mixed up shows."""
+        table = _table(tuple(Path(row.chosen.folder) for row in choice.rows))
+        return Repertoire(choice, table, patience_of(choice, {}))
+
+    def tidy(self, digests: Set[str]) -> None:
+        """There is nothing to remove."""
+
+
+def desk_of(config: ClusterConfig, node_dir: Path, group: int) -> PluginDesk:
+    """A worker's desk with such a shelf."""
+    configured = [(one.path, one.handler_timeout_ms) for one in config.plugins if one.in_group(group)]
+    first_partition = group_range(group, config.cluster.partition_groups)[0]
+    return PluginDesk(first_partition, Shelf(Stage(node_dir), {}), configured)
 
 
 def _now(read: Callable[[Process], float], otherwise: Callable[[], float]) -> Callable[[], float]:
@@ -153,7 +200,8 @@ def surroundings(world: WholeWorld) -> Iterator[None]:
         (promotion, "random", SimpleNamespace(Random=fresh_random)),
         (promotion, "Deadline", Untimed),
         (worker, "IncidentFile", Incidents),
-        (worker, "load_plugins", plugins_of),
+        (worker, "plugin_desk", desk_of),
+        (plugins_desk, "pack", _package),
         (holding, "Archiver", SimulatedArchiver),
         (loading, "open_snapshot", open_snapshot),
     ]

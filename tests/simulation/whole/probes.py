@@ -52,7 +52,7 @@ def _probes(world: WholeWorld) -> list[tuple[type, str, Probe]]:
     def timers_loaded(result: Any, timers: Any) -> None:
         loaded.update(timers._by_oid)
 
-    def fired(result: Any, timers: Any, now: float) -> None:
+    def fired(result: Any, timers: Any, now: float, may_run: object) -> None:
         count["timers_fired"] += len(result)
         count["timers_after_failover"] += sum(timer.oid in loaded for timer in result)
 
