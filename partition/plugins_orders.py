@@ -23,6 +23,9 @@ from partition.plugins_loading import Repertoire
 from partition.promotion import Tenure
 
 PLUGIN_CHECK, PLUGIN_SET = "replica.plugin.check", "worker.plugin.set"
+PLUGIN_ROWS = "worker.plugin.rows"
+"""What runs at this moment; `plugin.list` of gossip is a second late."""
+PLUGIN_COMMANDS = frozenset({PLUGIN_CHECK, PLUGIN_SET, PLUGIN_ROWS})
 
 Standing = tuple[Backup | None, Tenure | None]
 
@@ -54,7 +57,10 @@ class PluginOrders:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def asked(self, request: AdminRequest) -> None:
-        """An administrator's order, to be tried or to be carried out."""
+        """An administrator's order, to be tried or to be carried out; or what there is."""
+        if request.command == PLUGIN_ROWS:
+            self._reply(AdminReply(request.number, {"plugins": self._desk.rows()}, ""))
+            return
         if self._busy:
             self._refuse(request, "another change of plugins is under way here: try again in a moment")
             return

@@ -52,7 +52,7 @@ from partition.objects import Store
 from partition.operating import operate_in_turn
 from partition.peers import is_named
 from partition.plugins_desk import plugin_desk
-from partition.plugins_orders import PLUGIN_CHECK, PLUGIN_SET, PluginOrders
+from partition.plugins_orders import PLUGIN_COMMANDS, PluginOrders
 from partition.promotion import Office, Tenure, promote
 from partition.report import report
 
@@ -376,7 +376,7 @@ class Worker:
     # --- administration ---
 
     def _on_admin(self, request: AdminRequest) -> None:
-        if request.command in (PLUGIN_CHECK, PLUGIN_SET):
+        if request.command in PLUGIN_COMMANDS:
             self._orders.asked(request)
         elif self._tenure is not None:
             operate_in_turn(self._tenure.serving, self._tenure.quarantine, request, self._clock)

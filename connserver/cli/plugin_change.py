@@ -68,13 +68,13 @@ def package_of(folder: Path) -> Package:
         raise ClusterError(str(error)) from None
 
 
-def attached(cluster: Admin, name: str, groups: Iterable[int]) -> dict[int, Row]:
-    """The rows of a plugin on the primaries of these groups."""
-    wanted = set(groups)
-    rows = cluster.ask("plugin.list")["plugins"]
-    return {
-        row["group"]: row for row in rows if row["name"] == name and row["primary"] and row["group"] in wanted
-    }
+def running(cluster: Admin, groups: Iterable[int]) -> list[Row]:
+    """What the primaries of these groups run at this moment, a row for each plugin and group."""
+    return [
+        {**row, "group": group}
+        for group in groups
+        for row in cluster.ask("worker.plugin.rows", group=group)["plugins"]
+    ]
 
 
 def groups_of(cluster: Admin, text: str) -> list[int]:
@@ -123,7 +123,7 @@ def follow_files(cluster: Admin, folders: Mapping[Path, int]) -> list[str]:
     Returns the names that were changed; ClusterError at the first that is refused.
     """
     groups = groups_of(cluster, "all")
-    rows = [row for row in cluster.ask("plugin.list")["plugins"] if row["primary"]]
+    rows = running(cluster, groups)
     by_folder = {row["folder"]: row for row in rows}
     wanted = {str(folder.resolve()): timeout_ms for folder, timeout_ms in folders.items()}
     changed = []
@@ -145,13 +145,12 @@ def _without_same(
     cluster: Admin, change: Change, groups: Sequence[int]
 ) -> tuple[Sequence[int], Sequence[int]]:
     """The groups in which something is left to do, and the others: after half a change it can be repeated."""
-    rows = cluster.ask("plugin.list")["plugins"]
-    primaries = [row for row in rows if row["primary"] and row["group"] in groups]
+    rows = running(cluster, groups)
     if change.action == "detach":
-        there = {row["group"] for row in primaries if row["name"] == change.name}
+        there = {row["group"] for row in rows if row["name"] == change.name}
         same = [group for group in groups if group not in there]
     elif change.package is not None and change.timeout_ms is None:
-        has = {row["group"] for row in primaries if row["digest"] == change.package.digest}
+        has = {row["group"] for row in rows if row["digest"] == change.package.digest}
         same = [group for group in groups if group in has]
     else:
         same = []

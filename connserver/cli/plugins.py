@@ -281,10 +281,10 @@ def _folder(context: click.Context, path: str) -> Path:
 
 def _source(cluster: Admin, name: str, groups: str) -> Path:
     """The folder that an attached plugin came from, on this machine."""
-    from connserver.cli.plugin_change import attached, groups_of
+    from connserver.cli.plugin_change import groups_of, running
 
-    rows = attached(cluster, name, groups_of(cluster, groups))
-    folders = sorted({row["folder"] for row in rows.values()})
+    rows = running(cluster, groups_of(cluster, groups))
+    folders = sorted({row["folder"] for row in rows if row["name"] == name})
     if not folders:
         raise ClusterError(f"plugin {name} is not attached there: see `cs-cluster plugin list`")
     if len(folders) > 1:

@@ -23,14 +23,14 @@ class Cluster:
         self.refuses: set[tuple[str, int, str]] = set()
         self.dead: set[str] = set()
         self.rows = [
-            {"name": name, "digest": digest, "folder": f"/{name}", "group": group, "primary": True}
+            {"name": name, "digest": digest, "folder": f"/{name}", "group": group}
             for name, digest in attached.items()
             for group in range(2)
         ]
 
     def ask(self, command: str, **arguments: Any) -> Any:
-        if command == "plugin.list":
-            return {"plugins": self.rows}
+        if command == "worker.plugin.rows":
+            return {"plugins": [row for row in self.rows if row["group"] == arguments["group"]]}
         if command == "status":
             return {"nodes": [{"name": n, "state": "dead" if n in self.dead else "alive"} for n in NODES]}
         assert command == "routes"
