@@ -15,6 +15,10 @@ from connserver.routes import RouteTable
 from partition.couriers import Courier, Done, Met, Waiting
 
 TICK_S = 0.05
+
+CONNECTING_TICK_S = 0.003
+"""The same while a worker is being connected: somebody waits for the answer to a call."""
+
 IDLE_S = 60.0
 
 
@@ -88,6 +92,7 @@ class CourierService:
         self._couriers[entry.group] = Courier(
             self._loop, self._context, self._group, self._boot, entry, self._waiting, self._done, self._met
         )
+        self._tick_in(CONNECTING_TICK_S)
 
     def _tick(self) -> None:
         now = self._loop.time()
@@ -98,4 +103,11 @@ class CourierService:
                 self._wanted.discard(target)
             else:
                 courier.tick()
-        self._timer = self._loop.call_later(TICK_S if self._couriers else 10 * TICK_S, self._tick)
+        if any(courier.connecting for courier in self._couriers.values()):
+            self._tick_in(CONNECTING_TICK_S)
+        else:
+            self._tick_in(TICK_S if self._couriers else 10 * TICK_S)
+
+    def _tick_in(self, seconds: float) -> None:
+        self._timer.cancel()
+        self._timer = self._loop.call_later(seconds, self._tick)

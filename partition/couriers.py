@@ -25,9 +25,12 @@ from connserver.messages import (
     StreamResend,
     WrongGrant,
 )
+from connserver.sockets import Sent
 from connserver.stream import Duplex
 
 OPEN_AGAIN_S = 0.2
+CONNECTING_S = 1.0
+"""A worker that is there is connected by then."""
 GREET_S = 1.0
 PARCELS_AT_ONCE = 512
 """Parcels in one message, so that a long outage is not one huge message at its end."""
@@ -65,7 +68,8 @@ class Courier:
         self._duplex: Duplex | None = None
         self._is_met = False
         self._volatile: deque[tuple[int, bytes]] = deque(maxlen=VOLATILE_WAITING)
-        self._asked = 0.0
+        self._asked = float("-inf")
+        self._began = loop.time()
         self._greeted = 0.0
         identity = b"group:%d:%x:%x" % (group, boot, route.grant)
         self._port = Port(loop, sockets.dealer(context, identity, route.endpoint), self._received)
@@ -90,13 +94,20 @@ class Courier:
                 self._duplex = None
                 return
 
+    @property
+    def connecting(self) -> bool:
+        """Whether the stream is not asked for yet, because there is no connection; not for long."""
+        now = self._loop.time()
+        return self._duplex is None and now - self._asked >= OPEN_AGAIN_S and now - self._began < CONNECTING_S
+
     def tick(self) -> None:
         """Open the stream if it is not; acknowledge and probe if it is."""
         now = self._loop.time()
         if self._duplex is None:
             if now - self._asked >= OPEN_AGAIN_S:
-                self._asked = now
-                self._port.send([encode(OpenStream(f"group:{self._group}", self._boot, self.route.grant, 0))])
+                opening = OpenStream(f"group:{self._group}", self._boot, self.route.grant, 0)
+                if self._port.send([encode(opening)]) is Sent.YES:
+                    self._asked = now
             return
         greet = now - self._greeted >= GREET_S
         if greet:

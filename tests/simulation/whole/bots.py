@@ -22,7 +22,7 @@ AGAIN_S = (0.02, 0.25)
 PAUSE_S = (0.0, 0.2)
 AGAIN = ("unavailable", "overloaded", "timeout", "rate_limited")
 """Errors that say: whether it ran is not known, or it did not; ask again under the same id."""
-FINAL = ("refused", "plugin_error", "unknown_method")
+FINAL = ("refused", "plugin_error", "unknown_method", "not_found")
 
 Fields = dict[str, Any]
 

@@ -204,5 +204,5 @@ class Loop(asyncio.AbstractEventLoop):
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         """A callback that raises ends the run: shells log it and go on, which hides bugs."""
         error = context.get("exception")
-        if self._process.alive and isinstance(error, Exception):
+        if self._process.alive and error is not None:
             raise error

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 from typing import Any, cast
 
@@ -27,7 +28,7 @@ from tests.simulation.whole.checkers import WholeCheckers
 from tests.simulation.whole.gossip import Gossip
 from tests.simulation.whole.processes import Process
 from tests.simulation.whole.seats import GatewaySeat, Seat
-from tests.simulation.whole.settings import GROUPS, Settings
+from tests.simulation.whole.settings import GROUPS, PLUGIN, Settings
 from tests.simulation.whole.wires import Frames, Wires
 from tests.simulation.workers import KeptReplies
 from tests.simulation.world import World
@@ -54,13 +55,15 @@ class WholeWorld(World):
 
     archive: Archive  # type: ignore[assignment]
 
-    def __init__(self, seed: int, trace: bool = False, groups: int = GROUPS) -> None:
+    def __init__(
+        self, seed: int, trace: bool = False, groups: int = GROUPS, plugins: tuple[Path, ...] = (PLUGIN,)
+    ) -> None:
         self._pids = 100
         super().__init__(seed, groups, KeptReplies, trace)
         self.timing = WHOLE_TIMING
         self.operated = False
         self.wires = Wires(self)
-        self.settings = Settings(self.random, groups)
+        self.settings = Settings(self.random, groups, plugins)
         self.archive = Archive(self)
         self.judge = WholeCheckers(self)
         self.checkers = self.judge
