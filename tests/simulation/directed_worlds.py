@@ -5,6 +5,8 @@ from __future__ import annotations
 from connserver.ids import GroupId
 from gossip.replica_set import ReplicaSet
 from tests.simulation.machines import Node
+from tests.simulation.stage import GROUP as STAGE_GROUP
+from tests.simulation.stage import Stage
 from tests.simulation.workers import KeptReplies, Reply, Request
 from tests.simulation.world import World
 
@@ -56,4 +58,52 @@ def reads_end_with_their_grant() -> None:
     assert not stale, "a read of the time before the write left after it"
 
 
-TRACES = [reads_end_with_their_grant]
+def reads_wait_for_what_they_saw() -> None:
+    """A barrier passes as soon as a backup has heard of it; what was read may not be on its disk yet."""
+    world = calm_world()
+    (first,) = serving(world)
+    world.faults.slow = 1.0
+    told: list[Reply] = []
+    for number in range(1, 60, 2):
+        world.after(number * 0.02, lambda number=number: ask(number))  # type: ignore[misc]
+
+    def hear(reply: Reply) -> None:
+        told.append(reply)
+        committed = max(world.checkers.truth[GROUP], default=0)
+        assert reply.op <= committed, f"told of op {reply.op}, {committed} is committed"
+
+    def ask(number: int) -> None:
+        first.workers[GROUP].request(Request("s", number, "add", "k"), hear)
+        first.workers[GROUP].request(Request("s", number + 1, "read", "k"), hear)
+
+    world.run_until(4.0)
+    assert len(told) == 60
+
+
+def an_archive_of_a_later_era_takes_nothing_of_an_older() -> None:
+    """Rule of `recover`: the archive's era is raised first."""
+    world = calm_world()
+    assert world.archive.fence(world.archive.rows[GROUP], 1, 1, 1)
+    world.archive.raise_era(GROUP, 2)
+    assert not world.archive.commit(GROUP, 1, 1, 1, {}), "a row of a given up history"
+    assert world.archive.rows[GROUP].archived_op == 0
+
+
+def a_log_says_what_of_the_archive_it_holds() -> None:
+    """`recover` keeps a log only if it has all that was archived."""
+    stage = Stage()
+    stage.form()
+    stage.attach("n1")
+    stage.run(50)
+    stage.submit("n1", "a", "b")
+    stage.run(50)
+    assert stage.sets["n1"].holds_archived(STAGE_GROUP, 0, 2)
+    assert not stage.sets["n1"].holds_archived(STAGE_GROUP, 0, 3), "the archive has an op that is not here"
+
+
+TRACES = [
+    reads_end_with_their_grant,
+    reads_wait_for_what_they_saw,
+    an_archive_of_a_later_era_takes_nothing_of_an_older,
+    a_log_says_what_of_the_archive_it_holds,
+]

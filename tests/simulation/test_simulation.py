@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.simulation import mutations, runner
+from tests.simulation.test_directed import RANDOM_ONLY
 
 SEEDS = 30
 
@@ -26,8 +27,8 @@ def test_a_seed_is_a_trace() -> None:
     assert first.trace_hash != other.trace_hash
 
 
-@pytest.mark.parametrize("name", ["no_dedup", "archives_uncommitted", "replies_before_commit", "own_log"])
+@pytest.mark.parametrize("name", [*RANDOM_ONLY, "own_log"])
 def test_the_checkers_check(name: str) -> None:
     """Bugs that the world, and not a trace, has to notice."""
     with mutations.put_back(name):
-        assert any(runner.run(seed).error for seed in range(1, 25))
+        assert any(runner.run(seed).error for seed in range(1, 60))

@@ -3,12 +3,14 @@ runs the long ones."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
-from tests.simulation import batches, mutations
-from tests.simulation.whole import runner
+from tests.simulation import batches, mutations, traces
+from tests.simulation.whole import directed, runner
 
-SEEDS = 16
+SEEDS = 12
 ENOUGH = 12
 """Seeds within which a bug shows that CI looks for by chance; all but DIRECTED show within three."""
 
@@ -16,6 +18,7 @@ DIRECTED = (
     "stale_binding_accepted", "cursor_ignored", "reads_leave_at_once", "resume_replays_twice",
     "outputs_not_retained", "outputs_received_when_sent",
 )  # fmt: skip
+"""Bugs that seeds rarely show."""
 
 
 def test_seeds_hold() -> None:
@@ -36,6 +39,19 @@ def test_a_seed_is_a_trace() -> None:
 
 
 WHOLE = [name for name in mutations.MUTATIONS if batches.worlds_of(name) == batches.WHOLE]
+
+
+@pytest.mark.parametrize("trace", directed.TRACES, ids=lambda trace: trace.__name__)
+def test_trace(trace: Callable[[], None]) -> None:
+    """Without a bug the trace holds."""
+    trace()
+
+
+@pytest.mark.parametrize("name", DIRECTED)
+def test_rare_bug_is_caught(name: str) -> None:
+    """With the bug put back a directed trace fails."""
+    with mutations.put_back(name):
+        assert traces.caught_by(batches.WHOLE), mutations.MUTATIONS[name].bug
 
 
 @pytest.mark.parametrize("name", [name for name in WHOLE if name not in DIRECTED])

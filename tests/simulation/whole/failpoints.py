@@ -95,7 +95,12 @@ class Failpoints:
         """(process, failpoint), since this was armed."""
         self.armed = False
         self._kill_at, self._kill = kill_at, kill
+        self._kill_before = ""
         self._known = in_the_source()
+
+    def kill_before(self, name: str, kill: Callable[[Process], None]) -> None:
+        """Whoever reaches this failpoint next dies there."""
+        self.armed, self._kill_before, self._kill = True, name, kill
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -119,6 +124,7 @@ class Failpoints:
         process = Process.current
         assert process is not None
         self.hits.append((process.name, name))
-        if len(self.hits) == self._kill_at:
+        if len(self.hits) == self._kill_at or name == self._kill_before:
+            self._kill_before = ""
             self._kill(process)
             raise Killed

@@ -61,7 +61,8 @@ class Wires:
         for pipe in list(self.pipes.values()):
             if self.world.random.random() < share:
                 self.world.coverage["connections_stalled"] += 1
-                pipe.stalled_until = self.world.now + seconds * self.world.random.random()
+                until = self.world.now + seconds * self.world.random.random()
+                pipe.stalled = {pipe.near: until, pipe.far: until}
 
     def break_some(self, share: float) -> None:
         """Connections between processes break; what is on them is lost."""
@@ -99,7 +100,8 @@ class Pipe:
         self.number = wires.number()
         self.identity = near.identity
         self.broken = False
-        self.stalled_until = 0.0
+        self.stalled = {near: 0.0, far: 0.0}
+        """What is for this end stands still until then."""
         self._flying: dict[Socket, deque[tuple[float, Frames]]] = {near: deque(), far: deque()}
         self._pumped: dict[Socket, bool] = {near: False, far: False}
         wires.pipes[self.number] = self
@@ -132,8 +134,8 @@ class Pipe:
         world = self._wires.world
         if self._wires.is_cut(source.process, target.process):
             flying[0] = (world.now + CUT_LOOK_S, flying[0][1])
-        elif self.stalled_until > world.now:
-            flying[0] = (self.stalled_until, flying[0][1])
+        elif self.stalled[target] > world.now:
+            flying[0] = (self.stalled[target], flying[0][1])
         elif flying[0][0] <= world.now:
             _, frames = flying.popleft()
             target.arrived(self, frames)
@@ -157,7 +159,7 @@ class Pipe:
         flying = self._flying[other]
         for _ in range(world.random.randint(0, len(flying)) if flying else 0):
             flying.pop()
-        last = max(flying[-1][0], self.stalled_until) if flying else world.now
+        last = max(flying[-1][0], self.stalled[other]) if flying else world.now
         world.after(max(0.0, last - world.now) + CUT_LOOK_S, self.snap)
 
 

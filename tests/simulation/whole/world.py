@@ -9,6 +9,7 @@ publishes as it knows them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -22,6 +23,7 @@ from gossip.records import DurableNode
 from gossip.replica_set import ReplicaSet
 from gossip.replica_state import Timing
 from gossip.replication import Granted, PublishLog, Replication, SendLog, Tell, WriteLog
+from tests.simulation.checkers import Violation
 from tests.simulation.machines import Node
 from tests.simulation.whole.archiver import Archive
 from tests.simulation.whole.checkers import WholeCheckers
@@ -178,6 +180,16 @@ class WholeWorld(World):
         self.archive.down = False
         self.wires.choke = self.wires.loss = 0.0
         super().heal()
+
+    def until_equal(self, within_s: float) -> None:
+        """Let time pass until all replicas and workers are equal; Violation if they are not by then."""
+        end = self.now + within_s
+        while self.now < end:
+            with suppress(Violation):
+                self.judge.check_converged()
+                return
+            self.run_until(self.now + 0.05)
+        self.judge.check_converged()
 
     def end(self) -> None:
         """Nothing happens any more."""
