@@ -11,7 +11,7 @@ from tests.simulation import batches, mutations, traces
 from tests.simulation.whole import directed, runner
 
 SEEDS = 12
-ENOUGH = 12
+ENOUGH = 24
 """Seeds within which a bug shows that CI looks for by chance; all but DIRECTED show within three."""
 
 DIRECTED = (

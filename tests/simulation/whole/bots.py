@@ -19,7 +19,7 @@ WINDOW = 4
 STALL_S = 1.5
 """So long a bot waits for an answer before it tries another gateway."""
 AGAIN_S = (0.02, 0.25)
-PAUSE_S = (0.0, 0.2)
+PAUSE_S = (0.0, 0.5)
 AGAIN = ("unavailable", "overloaded", "timeout", "rate_limited")
 """Errors that say: whether it ran is not known, or it did not; ask again under the same id."""
 FINAL = ("refused", "plugin_error", "unknown_method", "not_found")

@@ -57,7 +57,7 @@ def run(seed: int, trace: bool = False) -> Outcome:
 def _live(world: WholeWorld, bots: list[Bot]) -> None:
     for node in world.nodes.values():
         world.after(world.random.uniform(0, 0.05), lambda node=node: world.boot(node))  # type: ignore[misc]
-    plan = world.random.choice((15, 40))
+    plan = world.random.choice((30, 60))
     world.after(0.3, lambda: arrive(world, bots, plan))
     nemesis: list[WholeNemesis] = []
     world.after(world.random.uniform(0.5, 1.2), lambda: nemesis.append(WholeNemesis(world, bots)))

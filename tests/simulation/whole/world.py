@@ -185,9 +185,10 @@ class WholeWorld(World):
         """Let time pass until all replicas and workers are equal; Violation if they are not by then."""
         end = self.now + within_s
         while self.now < end:
-            with suppress(Violation):
-                self.judge.check_converged()
-                return
+            if all(node.set is not None for node in self.nodes.values()):
+                with suppress(Violation):
+                    self.judge.check_converged()
+                    return
             self.run_until(self.now + 0.05)
         self.judge.check_converged()
 
