@@ -172,10 +172,10 @@ def a_read_waits_for_its_barrier() -> None:
 
 
 TRACES = [
-    a_resume_replays_once,
-    what_has_committed_is_sent_by_the_next,
-    what_was_sent_and_did_not_arrive_is_sent_again,
     a_parcel_takes_effect_once,
     a_connection_that_lost_its_session_does_not_get_it_back,
     a_read_waits_for_its_barrier,
+    what_has_committed_is_sent_by_the_next,
+    what_was_sent_and_did_not_arrive_is_sent_again,
+    a_resume_replays_once,
 ]
