@@ -187,7 +187,8 @@ class WholeCheckers(Checkers):
                 self._check_purse(bot, purses[named_id("user", bot.user)])
             self._check_reads(bot, [other for other in bots if other.user == bot.user])
             self._check_replies(bot)
-            self._check_session(bot)
+            if not bot.gone:
+                self._check_session(bot)
         self._check_expired()
         self._check_parked(bots)
         self._check_rooms(bots)
