@@ -26,6 +26,30 @@ ASK_AGAIN_S = 0.1
 ROUTES_TOPIC = b"routes"
 
 
+class RouteReader:
+    """Reads tables; one that comes again, as each does every second, is not taken apart again."""
+
+    def __init__(self, senders: int) -> None:
+        self._senders = senders
+        self._recent: dict[bytes, Routes] = {}
+
+    def read(self, data: bytes) -> Routes | None:
+        """The table in these bytes; None: they are something else."""
+        routes = self._recent.get(data)
+        if routes is not None:
+            return routes
+        try:
+            routes = decode(data)
+        except WireError:
+            return None
+        if not isinstance(routes, Routes):
+            return None
+        if len(self._recent) >= self._senders:
+            del self._recent[next(iter(self._recent))]
+        self._recent[data] = routes
+        return routes
+
+
 class RouteFeed:
     """`on_change(entries)` is called in the loop for every change of the table."""
 
@@ -43,6 +67,7 @@ class RouteFeed:
         self._loop = loop
         self._process = process
         self._on_change = on_change
+        self._reader = RouteReader(2 * len(config.nodes))
         self._ports: list[Port] = []
         self._asked: list[Port] = []
         for node in config.nodes:
@@ -74,11 +99,8 @@ class RouteFeed:
         self._merge(frames[-1])
 
     def _merge(self, data: bytes) -> None:
-        try:
-            routes = decode(data)
-        except WireError:
-            return
-        if isinstance(routes, Routes):
+        routes = self._reader.read(data)
+        if routes is not None:
             changed = self.table.merge(routes, time.monotonic())
             if changed:
                 self._on_change(changed)

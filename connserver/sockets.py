@@ -27,6 +27,12 @@ Socket = zmq.Socket[bytes]
 Context = zmq.Context[Socket]
 
 
+class _Plain(zmq.Socket[bytes]):
+    """Without what pyzmq puts around `send`: options not used here, for three times its cost."""
+
+    send = zmq.backend.Socket.send  # type: ignore[assignment]
+
+
 class Sent(Enum):
     """What became of a message given to a socket."""
 
@@ -41,7 +47,7 @@ def context() -> Context:
 
 
 def _make(ctx: Context, kind: int) -> Socket:
-    socket = ctx.socket(kind)
+    socket: Socket = ctx.socket(kind, socket_class=_Plain)
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.IPV6, 1)
     socket.setsockopt(zmq.SNDHWM, SOCKET_HIGH_WATER)

@@ -77,6 +77,7 @@ class ReplicaSet:
         self._sent: dict[str, list[Message]] = {}
         self._effects: list[Effect] = []
         self._marked: dict[GroupId, None] = {}
+        self._touched: set[GroupId] = set()
         self._quiet = Quiet(self._alive)
         self._settled_at = now
         self._heard_again: list[tuple[str, tuple[Message, ...]]] = []  # in this turn
@@ -131,6 +132,7 @@ class ReplicaSet:
     def mark(self, group: GroupId) -> None:
         """Flush this group; what was quiet about it is not any more."""
         self._marked[group] = None
+        self._touched.add(group)
         self._beat = ()
         self._quiet.disturb(group)
 
@@ -392,6 +394,11 @@ class ReplicaSet:
             replica.set_disk_full(full, now)
 
     # --- looking in ---
+
+    def take_touched(self) -> set[GroupId]:
+        """The groups to which something has happened since the last call; time alone touches none."""
+        touched, self._touched = self._touched, set()
+        return touched
 
     def status(self, group: GroupId) -> ReplicaStatus:
         """For the operator, as of the last turn."""

@@ -48,7 +48,9 @@ LOG_MESSAGES = (Submit, GetBarrier, Drained, Archived)
 SETTLED = (protocol.Status.NORMAL, protocol.Status.VIEW_CHANGE)
 """A replica in one of these has a log that a worker's state can be compared with."""
 POSITIONS_S = 0.1
-"""Between two looks at where the replicas stand."""
+"""Between two looks at where the replicas stand, those to which something happened."""
+ALL_POSITIONS_S = 1.0
+"""Between two looks at all of them, for what time alone has changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,8 @@ class Replication:
         self.workers: dict[int, Hand] = {}
         self._waiting: set[int] = set()  # groups whose worker has a state and could not begin yet
         self._effects: list[LogEffect] = []
-        self._roles_due = self._look_due = now
+        self._roles_due = self._look_due = self._look_at_all_due = now
+        self._rows: dict[GroupId, GroupPosition] = {}
         self._shown: list[GroupPosition] = []
 
     # --- groups and workers ---------------------------------------------------------------------------
@@ -285,7 +288,7 @@ class Replication:
             self._translate(effect)
         if urgent or now >= self._look_due:
             self._look_due = now + POSITIONS_S
-            self._look()
+            self._look(now)
         effects, self._effects = self._effects, []
         return effects
 
@@ -335,8 +338,14 @@ class Replication:
                 assert_never(effect)
         self._effects.append(Tell(worker.identity, message))
 
-    def _look(self) -> None:
-        rows = [self._position(group) for group in sorted(self.set.replicas)]
+    def _look(self, now: float) -> None:
+        groups = self.set.take_touched()
+        if now >= self._look_at_all_due or len(self._rows) < len(self.set.replicas):
+            self._look_at_all_due = now + ALL_POSITIONS_S
+            groups = set(self.set.replicas)
+        if groups:
+            self._rows.update({group: self._position(group) for group in groups})
+        rows = [self._rows[group] for group in sorted(self._rows)]
         if rows == self._shown:
             return
         urgent = [_standing(row) for row in rows] != [_standing(row) for row in self._shown]

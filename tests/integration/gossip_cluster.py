@@ -322,10 +322,11 @@ class Cluster:
         asked = self.peer(node, b"cli:routes")
         asked.say(GetRoutes("test"))
         latest = asked.hear(Routes)
+        table: Table = {}
         until = time.monotonic() + DEADLINE_S
         try:
             while True:
-                table = {entry.group: entry for entry in latest.entries}
+                table |= {entry.group: entry for entry in latest.entries}  # what is published is what changed
                 if wanted(table):
                     return table
                 left = until - time.monotonic()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from connserver.ids import GroupId
 from connserver.messages import (
     Attach,
     Deliver,
     GetBarrier,
+    GroupPosition,
     Refused,
     Role,
     Submit,
@@ -265,3 +267,25 @@ def test_an_archive_of_a_later_era_is_a_problem_with_a_name() -> None:
     mesh.local(name, b"worker:0:77", Attach(0, 77, "ipc:///run/later", 1, 2, 5, 0))
     mesh.run(0.3)
     assert any("archive of group 0 is of era 2 and its log of era 1" in text for text in mesh.alerts(name))
+
+
+def test_only_groups_to_which_something_happened_are_looked_at_and_all_of_them_once_a_second(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mesh.run(1.0)
+    log = mesh.hosts["n1"].log
+    looked: list[int] = []
+    position = log._position
+
+    def count(group: GroupId) -> GroupPosition:
+        looked.append(group)
+        return position(group)
+
+    monkeypatch.setattr(log, "_position", count)
+    mesh.run(2.0)
+    assert sorted(looked) == sorted([*log.set.replicas] * 2)
+    looked.clear()
+    mesh.submit("n2", 1, b"a")
+    mesh.run(0.3)
+    assert 1 in looked and len(looked) - looked.count(1) <= len(log.set.replicas)
+    assert [row.commit for row in log._shown] == [replica.commit for replica in log.set.replicas.values()]
