@@ -3,6 +3,7 @@
     scripts/chaos --minutes 10 [--seed 1] [--workload W]... [--fault F]...   a table, row by row
     scripts/chaos --rows 5 --fault kill-node                                 as many trials
     scripts/chaos --pauses 200 --kill worker|gossip|node|handoff             how long clients wait
+    scripts/chaos --crowd 500                                                a gateway dies with a crowd
     scripts/chaos --control NAME --fault F                                   with a bug put in: must be caught
     scripts/chaos --list                                                     names
 
@@ -25,7 +26,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from tests.failures import network, pauses, trial
+from tests.failures import crowd, network, pauses, trial
 from tests.failures.catalogue import FAULTS, NEED_CUTS, NEED_TAMPERING
 from tests.failures.controls import CONTROLS, with_control
 from tests.failures.nodes import World, new_world, tampered_world, until
@@ -46,6 +47,8 @@ def main() -> int:
         world.up()
         if options.pauses:
             return measure(world, options)
+        if options.crowd:
+            return int(not shown(crowd.run(world, options.crowd, tag="crowd", seed=options.seed), options))
         good = table(world, options)
     if options.control:
         print(f"{options.control} was {'NOT caught' if good else 'caught'}")
@@ -57,7 +60,7 @@ def world_for(options: argparse.Namespace, **given: Any) -> AbstractContextManag
     """With a bug, or open to faults from within where one may come, or as it is shipped."""
     if options.control:
         return new_world(**given, **with_control(options.control))
-    if not options.pauses and NEED_TAMPERING.intersection(options.fault or FAULTS):
+    if not (options.pauses or options.crowd) and NEED_TAMPERING.intersection(options.fault or FAULTS):
         return tampered_world(**given)
     return new_world(**given)
 
@@ -83,6 +86,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--pauses", type=int, default=0, metavar="N")
     parser.add_argument("--kill", choices=sorted(pauses.KINDS), default="worker")
     parser.add_argument("--sample", type=int, default=0, metavar="S", help="groups with clients; 0: all")
+    parser.add_argument("--crowd", type=int, default=0, metavar="N")
     parser.add_argument("--control", choices=sorted(CONTROLS))
     parser.add_argument("--keep", type=Path, default=Path("chaos-kept"), metavar="FOLDER")
     parser.add_argument("--list", action="store_true")
@@ -143,15 +147,20 @@ def one(
         world.network.mend_all()
         again(world)
         return False
+    good = shown(result, options)
+    if not good and not options.control:
+        keep_logs(world, options.keep / f"{count}-{workload}-{name}")
+    return good and whole
+
+
+def shown(result: trial.Result, options: argparse.Namespace) -> bool:
+    """Print a trial's row and, where it does not hold, why not; the transcript of such a one is kept."""
     print(result.row(), flush=True)
     if not result.good and not options.control:
-        folder = options.keep / f"{count}-{workload}-{name}"
-        trial.save(result, folder)
-        keep_logs(world, folder)
         for reason in result.verdict.reasons:
             print("   ", reason)
-        print(f"    kept in {folder}", flush=True)
-    return result.good and whole
+        print(f"    transcript: {trial.save(result, options.keep)}", flush=True)
+    return result.good
 
 
 def refresh(world: World) -> bool:

@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from random import Random
 from typing import Any, Final
 
@@ -95,7 +95,10 @@ class Client:
         self._load.run(self._connect(self._line))
 
     async def _connect(self, line: Line) -> None:
-        address = self._load.gateways[self._gateway % len(self._load.gateways)]
+        number = self._gateway
+        if line.number == 1 and self._load.first_gateway is not None:
+            number = self._load.first_gateway
+        address = self._load.gateways[number % len(self._load.gateways)]
         self._write_down(OPENED, "{}:{}".format(*address).encode())
         try:
             async with asyncio.timeout(self._load.stall_s):
@@ -241,16 +244,20 @@ class Load:
         window: int = WINDOW,
         period_s: float = 0.06,
         stall_s: float = STALL_S,
+        first_gateway: int | None = None,
     ) -> None:
         self.gateways = gateways
         self.window = window
         self.stall_s = stall_s
+        self.first_gateway = first_gateway
+        """Where all begin; else they are spread over all."""
         self.is_closing = False
         self.transcript = Transcript(list(parts))
         self.loop = asyncio.new_event_loop()
         self.clients = [Client(self, part, Random(seed * 1_000 + part.number)) for part in parts]
         self._period_s = period_s
         self._asks = False
+        self._when_full: Callable[[], None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._work, name="load", daemon=True)
 
@@ -265,6 +272,18 @@ class Load:
     def ready(self) -> bool:
         """Whether every client has a session and is in its room now."""
         return all(client.is_ready for client in self.clients)
+
+    def when_full(self, work: Callable[[], None], timeout_s: float) -> bool:
+        """Do this, in the load's thread, in the moment in which every client's window is open in full;
+        whether that came in time. Nothing is heard between the two."""
+        done = threading.Event()
+
+        def both() -> None:
+            work()
+            done.set()
+
+        self._when_full = both
+        return done.wait(timeout_s)
 
     def finished(self) -> bool:
         """Whether nothing is open any more (after `ask_no_more`)."""
@@ -315,4 +334,7 @@ class Load:
             client.look(now)
             if self._asks:
                 client.wave()
+        if self._when_full and all(len(client.open) >= self.window for client in self.clients):
+            work, self._when_full = self._when_full, None
+            work()
         self.loop.call_later(self._period_s, self._turn)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from gossip.replica_state import Timing
-from tests.failures import faults, faults_network, faults_storage, network, trial
+from tests.failures import crowd, faults, faults_network, faults_storage, network, trial
 from tests.failures.faults import Fault
 from tests.failures.inventory import OWN_KINDS, PLACES, RISING, Settlement, differences, inventory
 from tests.failures.judge import Demand
@@ -31,6 +31,7 @@ TRUNCATED = Timing().tail_entries * 5 // 4 + 1_000
 """Entries of a log that has been cut: its tail, the step in which it is cut, and what is not archived yet."""
 KEEP = os.environ.get("FAILURES_KEEP", "")
 """A folder for the transcripts of trials that did not hold."""
+CROWD = 100
 START_MS = 60_000
 """All three nodes start at once on one machine, and clients find them again."""
 _numbers = itertools.count(1)
@@ -216,3 +217,10 @@ def test_a_worker_can_be_replaced_without_postgres(world: World) -> None:
 def test_clients_of_a_dead_gateway_go_on_through_another(world: World, fault: Fault) -> None:
     result = holds(world, fault)
     assert result.failovers == 0, result.row()
+
+
+def test_a_gateway_that_dies_with_a_crowd_on_it_costs_nobody_anything(world: World) -> None:
+    """Full windows of what must not be done twice, and rooms; `scripts/chaos --crowd 500` has more."""
+    result = crowd.run(world, CROWD, tag="crowd")
+    assert not result.bite, result.bite
+    assert result.verdict.good, "\n".join([result.row(), *result.verdict.reasons])

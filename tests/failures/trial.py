@@ -31,6 +31,7 @@ READY_S: Final = 20.0
 SERVED_S: Final = 25.0
 """For every client to be served again after a fault is healed."""
 DRAIN_S: Final = 20.0
+FULL_S: Final = 10.0
 ANSWER_S: Final = 10.0
 SETTLE_S: Final = 1.0
 STRIKE_SPREAD_S: Final = 0.25
@@ -93,13 +94,30 @@ def run(
     """Carry a trial out on a world that is up. `tag` makes users and rooms of its own."""
     parts = workloads.cast(workload, tag, world.groups, encodings)
     load = Load(world.gateways, parts, seed=seed, period_s=period_s, stall_s=stall_s)
+    return carry_out(world, workload, fault, load, seed, demand, before_s=before_s, after_s=after_s)
+
+
+def carry_out(
+    world: World,
+    workload: str,
+    fault: Fault,
+    load: Load,
+    seed: int,
+    demand: Demand | None,
+    *,
+    before_s: float = 1.0,
+    after_s: float = 1.0,
+    full: bool = False,
+) -> Result:
+    """The same with a load of the caller's making. `full`: strike when all clients' windows are open."""
     random = Random(seed)
     result = Result(workload, fault.name, Verdict())
     views = world.views()
     fault.prepare(world)
     load.start()
     try:
-        _carry_out(world, load, fault, result, before_s + random.uniform(0, STRIKE_SPREAD_S), after_s)
+        before_s += random.uniform(0, STRIKE_SPREAD_S)
+        _strike_under_load(world, load, fault, result, before_s, after_s, full=full)
     finally:
         transcript = load.close()
     result.bite = fault.bitten(world)
@@ -114,17 +132,24 @@ def run(
     return result
 
 
-def _carry_out(
-    world: World, load: Load, fault: Fault, result: Result, before_s: float, after_s: float
+def _strike_under_load(
+    world: World, load: Load, fault: Fault, result: Result, before_s: float, after_s: float, *, full: bool
 ) -> None:
     late = result.verdict
     if not until("sessions", load.ready, READY_S):
         late.accuse("weak", "clients could not begin")
     load.ask()
     time.sleep(before_s)
-    load.transcript.note(time.monotonic(), f"strike {fault.name}")
-    fault.strike(world)
-    load.transcript.note(time.monotonic(), f"struck {fault.name}")
+
+    def strike() -> None:
+        load.transcript.note(time.monotonic(), f"strike {fault.name}")
+        fault.strike(world)
+        load.transcript.note(time.monotonic(), f"struck {fault.name}")
+
+    if not full:
+        strike()
+    elif not load.when_full(strike, FULL_S):
+        late.accuse("weak", "the clients' windows were never open in full")
     time.sleep(fault.hold_s)
     fault.heal(world)
     healed = time.monotonic()
@@ -242,23 +267,23 @@ class Auditor:
 
 def audit(world: World, transcript: Transcript) -> None:
     """Ask for everything that the clients' roles have made; what cannot be asked is the judge's to say."""
-    seen: set[tuple[str, str]] = set()
-    for part in list(transcript.parts):
-        what = (part.role if part.role != "reader" else "writer", part.room or part.user)
-        if what in seen:
-            continue
-        seen.add(what)
+    asked: dict[tuple[str, str], tuple[str, str]] = {}
+    for part in transcript.parts:
+        if part.room:
+            asked["talker", part.room] = f"{part.room}-audit", part.room
+        if part.role != "talker":
+            asked[part.role if part.role != "reader" else "writer", part.user] = part.user, ""
+    for (role, name), (user, room) in asked.items():
         try:
-            user = f"{part.room}-audit" if part.room else part.user
-            with Auditor(world, transcript, user, part.room) as auditor:
-                _look(auditor, part)
+            with Auditor(world, transcript, user, room) as auditor:
+                _look(auditor, role, room)
         except OSError as error:
-            transcript.note(time.monotonic(), f"audit of {what} failed: {error}")
+            transcript.note(time.monotonic(), f"audit of {role} {name} failed: {error}")
 
 
-def _look(auditor: Auditor, part: Part) -> None:
-    match part.role:
-        case "writer" | "reader":
+def _look(auditor: Auditor, role: str, room: str) -> None:
+    match role:
+        case "writer":
             auditor.ask("count.get")
         case "appender":
             shown = auditor.ask("list.page", index=0)
@@ -269,7 +294,7 @@ def _look(auditor: Auditor, part: Part) -> None:
         case "ringer":
             auditor.ask("bell.count")
         case "talker":
-            joined = auditor.ask("room.join", room=part.room, history=256)
+            joined = auditor.ask("room.join", room=room, history=256)
             auditor.listen(int(joined.get("seq", 0)))
 
 
