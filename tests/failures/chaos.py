@@ -3,6 +3,7 @@
     scripts/chaos --minutes 10 [--seed 1] [--workload W]... [--fault F]...   a table, row by row
     scripts/chaos --rows 5 --fault kill-node                                 as many trials
     scripts/chaos --pauses 200 --kill worker|gossip|node|handoff             how long clients wait
+    scripts/chaos --workload trade --kills 200                               gold and things change hands only
     scripts/chaos --crowd 500                                                a gateway dies with a crowd
     scripts/chaos --control NAME --fault F                                   with a bug put in: must be caught
     scripts/chaos --list                                                     names
@@ -26,10 +27,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from tests.failures import crowd, network, pauses, trial
+from tests.failures import crowd, network, pauses, trades, trial
 from tests.failures.catalogue import FAULTS, NEED_CUTS, NEED_TAMPERING
 from tests.failures.controls import CONTROLS, with_control
 from tests.failures.nodes import World, new_world, tampered_world, until
+from tests.failures.trades import ROUND
 from tests.failures.wire import BOTH
 from tests.failures.workloads import WORKLOADS
 
@@ -47,6 +49,8 @@ def main() -> int:
         world.up()
         if options.pauses:
             return measure(world, options)
+        if "trade" in (options.workload or ()):
+            return trade(world, options)
         if options.crowd:
             return int(not shown(crowd.run(world, options.crowd, tag="crowd", seed=options.seed), options))
         good = table(world, options)
@@ -58,11 +62,31 @@ def main() -> int:
 
 def world_for(options: argparse.Namespace, **given: Any) -> AbstractContextManager[World]:
     """With a bug, or open to faults from within where one may come, or as it is shipped."""
+    if "trade" in (options.workload or ()):
+        return new_world(**given, plugin=trades.WORLD)
     if options.control:
         return new_world(**given, **with_control(options.control))
     if not (options.pauses or options.crowd) and NEED_TAMPERING.intersection(options.fault or FAULTS):
         return tampered_world(**given)
     return new_world(**given)
+
+
+def trade(world: World, options: argparse.Namespace) -> int:
+    """Trades under kills of all kinds."""
+    done, good = 0, True
+    for one in trades.rounds(world, options.kills, tag=f"t{options.seed}-"):
+        done, good = done + one.kills, good and one.verdict.good
+        verdict = one.verdict
+        counts = f"{verdict.asked} asked, {verdict.acked} done, {verdict.unknown} unknown"
+        print(f"{done} kills: {counts}: {verdict.words}")
+        for reason in verdict.reasons:
+            print("   ", reason)
+        if not verdict.good:
+            options.keep.mkdir(parents=True, exist_ok=True)
+            one.transcript.save(options.keep / f"trade-{done}.jsonl")
+            keep_logs(world, options.keep / f"trade-{done}")
+        sys.stdout.flush()
+    return int(not good)
 
 
 def end(number: int, frame: object) -> None:
@@ -80,7 +104,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, metavar="S")
     parser.add_argument("--groups", type=int, default=4, metavar="G")
     parser.add_argument("--durability", choices=("process", "power"), default="process")
-    parser.add_argument("--workload", action="append", choices=sorted(WORKLOADS))
+    parser.add_argument("--workload", action="append", choices=sorted([*WORKLOADS, "trade"]))
+    parser.add_argument("--kills", type=int, default=ROUND, metavar="N")
     parser.add_argument("--fault", action="append", choices=sorted(FAULTS))
     parser.add_argument("--encoding", action="append", choices=BOTH)
     parser.add_argument("--pauses", type=int, default=0, metavar="N")

@@ -4,7 +4,7 @@ Guards one rule: what counts is what clients were told. An operation answered as
 state read back at the end, once; one without an answer may be there or not, once at most; reads and orders
 are held against real time. Pure: the same transcript always gets the same verdict.
 
-The checks of each kind of object are in `judge_objects` and `judge_rooms`.
+The checks of each kind of object are in `judge_objects`, `judge_rooms` and `judge_trades`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from tests.failures import judge_objects, judge_rooms
+from tests.failures import judge_objects, judge_rooms, judge_trades
 from tests.failures.reading import History, read
 from tests.failures.transcript import Transcript
 from tests.failures.workloads import AUDITOR
@@ -76,6 +76,7 @@ def judge(transcript: Transcript, demand: Demand | None = None) -> Verdict:
         _answers(history, verdict)
     judge_objects.check(clients, auditors, verdict.accuse)
     judge_rooms.check(clients, auditors, verdict.accuse)
+    judge_trades.check(clients, auditors, verdict.accuse)
     _strength(clients, demand, verdict)
     return verdict
 

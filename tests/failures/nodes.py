@@ -288,6 +288,7 @@ def new_world(
     program: Iterable[str] = ("connserver.cli",),
     environment: dict[str, str] | None = None,
     more: str = "",
+    plugin: Path = HERE / "plugin",
     tampering: Tampering | None = None,
 ) -> Iterator[World]:
     """A world that is not up yet; ended and removed afterwards."""
@@ -302,7 +303,7 @@ def new_world(
         stack.callback(network.close)
         database = Database(folder / "pg")
         file = folder / "cluster.toml"
-        file.write_text(_configuration(network, database.dsn, groups, more))
+        file.write_text(_configuration(network, database.dsn, groups, plugin, more))
         nodes = {}
         for name in NODES:
             (state := folder / name).mkdir(mode=0o711)
@@ -323,8 +324,8 @@ def new_world(
             world.close()
 
 
-def _configuration(network: Network, dsn: str, groups: int, more: str) -> str:
-    head = CONFIGURATION.format(groups=groups, dsn=dsn, plugin=HERE / "plugin", more=more)
+def _configuration(network: Network, dsn: str, groups: int, plugin: Path, more: str) -> str:
+    head = CONFIGURATION.format(groups=groups, dsn=dsn, plugin=plugin, more=more)
     rows = [
         f'[[nodes]]\nname = "{name}"\nhost = "{network.address(name)}"\n'
         f'gateways = ["{network.address(name)}:{GATEWAY_PORT}"]\n'

@@ -83,6 +83,8 @@ def _round(world: World, kind: str, targets: list[int], tag: str, groups: frozen
         load.ask()
         for target in targets:
             strikes.append(_strike(world, load, KINDS[kind](), target))
+        for number in range(first, first + kills):
+            strikes.append(strike(world, load, KINDS[kind](), number % world.groups))
         load.ask_no_more()
         until("the last answers", load.finished, DRAIN_S)
     finally:
@@ -104,6 +106,10 @@ def _strike(world: World, load: Load, fault: Fault, group: int) -> Strike:
             node.bury()
             node.start()
             node.wait_up()
+def strike(world: World, load: Load, fault: Fault, group: int) -> tuple[float, frozenset[int]]:
+    """One kill around the primary of a group, once all is well, until everybody is served again; when that
+    was, and which groups lost their primary by it."""
+    world.rest()
     until("a cluster in full", world.in_full, SERVED_S)
     time.sleep(BETWEEN_S)  # so that the gap of one kill is not that of the one before
     fault.target_group = group

@@ -293,6 +293,8 @@ def _look(auditor: Auditor, role: str, room: str) -> None:
             auditor.ask("gift.show")
         case "ringer":
             auditor.ask("bell.count")
+        case "trader":
+            auditor.ask("world.inventory")
         case "talker":
             joined = auditor.ask("room.join", room=room, history=256)
             auditor.listen(int(joined.get("seq", 0)))

@@ -64,6 +64,29 @@ def _ring(part: Part, number: int, random: Random) -> Request:
     return {"msg": "bell.set", "item": number}
 
 
+def _trade(part: Part, number: int, random: Random) -> Request:
+    """Offer or buy one of the things that go to and fro between two traders; often it is the other's turn."""
+    thing = random.choice(things(part) + things_of(part.others[0]))
+    price = 1 + int(thing.rpartition("-")[2]) % 5
+    if random.random() < 0.5:
+        return {"msg": "trade.offer", "thing": thing, "price": price}
+    return {"msg": "trade.buy", "seller": f"user:{part.others[0]}", "thing": thing, "price": price}
+
+
+GOLD: Final = 10_000
+"""What a trader begins with."""
+
+
+def things(part: Part) -> list[str]:
+    """The things that a trader begins with."""
+    return things_of(part.user)
+
+
+def things_of(user: str) -> list[str]:
+    """The same, by the user's name."""
+    return [f"{user}-{number}" for number in range(3)]
+
+
 ROLES: Final[dict[str, Callable[[Part, int, Random], Request]]] = {
     "writer": _write,
     "reader": _read,
@@ -71,6 +94,7 @@ ROLES: Final[dict[str, Callable[[Part, int, Random], Request]]] = {
     "talker": _talk,
     "giver": _give,
     "ringer": _ring,
+    "trader": _trade,
 }
 AUDITOR: Final = "auditor"
 """Asks only when all others have ended."""
