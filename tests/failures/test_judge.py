@@ -13,6 +13,7 @@ from tests.failures.judge import Demand, Verdict, judge
 from tests.failures.reading import read
 from tests.failures.transcript import RECEIVED, SENT, Part, Transcript
 from tests.failures.wire import CLASSIC, JSON, Cutter, Fields, fields, frame
+from tests.failures.workloads import AUDITOR, GOLD
 
 LENIENT = Demand(least_acked=1, in_flight=1, unknown_share=0.5)
 
@@ -399,3 +400,51 @@ def test_a_transcript_is_the_same_after_it_was_kept(tmp_path: Path) -> None:
     again = Transcript.load(tmp_path / "kept")
     assert again == fake.transcript
     assert [len(history.asked) for history in read(again)] == [3, 3, 1]
+
+
+# --- trades ------------------------------------------------------------------------------------------------
+
+SELLER, BUYER = (
+    Part(0, "ann", "trader", JSON, others=("bob",)),
+    Part(1, "bob", "trader", CLASSIC, others=("ann",)),
+)
+
+
+def trade(gold: tuple[int, int], bags: tuple[list[str], list[str]], *, sold: bool = True) -> Verdict:
+    """Bob buys Ann's first thing for a coin; then both show what they have."""
+    fake = Fake(SELLER, BUYER, Part(2, "ann", AUDITOR, JSON), Part(3, "bob", AUDITOR, JSON))
+    fake.done(1.0, 0, 1, "trade.offer", {"thing": "ann-0", "price": 1}, {})
+    asked = {"seller": "user:ann", "thing": "ann-0", "price": 1}
+    fake.sent(2.0, 1, 1, "trade.buy", **asked)
+    if sold:
+        fake.answered(2.1, 1, 1, "trade.buy")
+    for client in (0, 1):
+        told = {"gold": gold[client], "bag": bags[client], "offers": {}}
+        fake.done(3.0, client + 2, 1, "world.inventory", {}, told)
+    return fake.verdict()
+
+
+FULL_BAGS = ["ann-1", "ann-2"], ["bob-0", "bob-1", "bob-2", "ann-0"]
+
+
+def test_a_trade_that_was_told_is_held_against_both_sides() -> None:
+    assert trade((GOLD + 1, GOLD - 1), FULL_BAGS).good
+    assert trade((GOLD + 1, GOLD - 1), FULL_BAGS, sold=False).good, "without an answer it may have been done"
+    assert trade((GOLD, GOLD), FULL_BAGS, sold=False).good
+
+
+@pytest.mark.parametrize(
+    ("gold", "bags", "kind"),
+    [
+        ((GOLD, GOLD - 1), FULL_BAGS, "lost"),
+        ((GOLD + 1, GOLD), FULL_BAGS, "doubled"),
+        ((GOLD, GOLD), FULL_BAGS, "lost"),
+        ((GOLD + 2, GOLD - 2), FULL_BAGS, "doubled"),
+        ((GOLD + 1, GOLD - 1), (["ann-1"], FULL_BAGS[1]), "lost"),
+        ((GOLD + 1, GOLD - 1), (["ann-0", "ann-1", "ann-2"], FULL_BAGS[1]), "doubled"),
+    ],
+)
+def test_gold_and_things_that_come_or_go_are_found(
+    gold: tuple[int, int], bags: tuple[list[str], list[str]], kind: str
+) -> None:
+    assert kind in trade(gold, bags).found

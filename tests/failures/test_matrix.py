@@ -22,6 +22,8 @@ from tests.failures.judge import Demand
 from tests.failures.nodes import World, new_world
 from tests.failures.reading import read
 from tests.failures.tampering import read_log
+from tests.failures.transcript import OPENED
+from tests.failures.workloads import home
 from tests.integration.cluster import wait_for
 
 pytestmark = pytest.mark.integration
@@ -118,8 +120,17 @@ def test_a_primary_that_was_paused_rolls_back_what_it_did_alone(world: World, fa
     holds(world, fault, group=2)
 
 
-def test_workers_that_die_one_after_the_other(world: World) -> None:
-    holds(world, faults.RestartLoop(), START_MS, group=3)
+def test_workers_that_die_one_after_the_other_in_the_midst_of_a_busy_room(world: World) -> None:
+    """Group 3 is the home of a room with members on all gateways; each hears each event once, in order."""
+    result = holds(world, faults.RestartLoop(), START_MS, group=3)
+    assert result.failovers >= 3, result.row()
+    talkers = {part.number: part for part in result.transcript.parts if part.role == "talker"}
+    assert 3 in {home("room", part.room, world.groups) for part in talkers.values()}
+    begun: dict[str, set[bytes]] = {part.room: set() for part in talkers.values()}
+    for record in result.transcript.records:
+        if record.what == OPENED and record.connection == 1 and record.client in talkers:
+            begun[talkers[record.client].room].add(record.data)
+    assert [len(gateways) for gateways in begun.values()] == [3] * len(begun)
 
 
 def test_a_node_that_dies_while_a_new_primary_is_agreed_on(world: World) -> None:
