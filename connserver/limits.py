@@ -108,6 +108,8 @@ GOSSIP_MESSAGE_BYTES = 4 << 20
 """Largest message of a gossip process to another: a full record of a large node is a tenth of it."""
 RECORD_ROWS = 2_048
 """Rows of one kind in a node's record: twice the workers of the largest cluster there may be."""
+FAREWELL_CHARS = 1_000
+"""What a gossip process says in its last heartbeat."""
 RECORD_TEXT_CHARS = 2_000
 """Length of any text in a node's record; reasons and endpoints are far shorter."""
 INCARNATION_LIMIT = 1 << 40

@@ -83,12 +83,20 @@ def _nodes(picture: Picture) -> Iterable[Alert]:
         if state == "dead":
             never = not picture.incarnations[name]
             what = "has not been heard since this node started" if never else "is dead: nobody hears it"
-            advice = f"Look at its host and at the log of g-{name}, then start it again"
-            yield Alert(f"node:{name}", CRITICAL, f"Node {name} {what}. {advice}.")
+            yield Alert(f"node:{name}", CRITICAL, f"Node {name} {what}. {_why_dead(picture, name)}.")
         elif state == "stopped":
             yield Alert(
                 f"node:{name}", WARNING, f"Node {name} was stopped in order. Start it again when ready."
             )
+
+
+def _why_dead(picture: Picture, name: str) -> str:
+    """What its gossip process said at its end, or what its supervisor says of it; else where to look."""
+    process = next((row for row in picture.processes() if row.name == f"g-{name}"), None)
+    said = picture.farewells.get(name, "") or (process.reason or process.last_end if process else "")
+    if said:
+        return f"Its gossip process ended, and said: {said}"
+    return f"Look at its host and at the log of g-{name}, then start it again"
 
 
 def _processes(picture: Picture) -> Iterable[Alert]:

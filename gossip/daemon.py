@@ -52,6 +52,7 @@ from gossip.node import GOSSIP_TOPIC, Beginning, GossipNode
 from gossip.peering import Identity
 from gossip.replication import LOG_MESSAGES
 from gossip.routing import READY
+from gossip.wal_words import advice, failure
 
 if TYPE_CHECKING:
     from connserver.config import ClusterConfig
@@ -235,6 +236,10 @@ class Daemon:
         self._eras.positioned(rows)
         self._perform(self._node.positioned(rows, self._loop.time(), urgent=urgent))
 
+    def dying(self, why: str) -> None:
+        """This process ends in a moment, and the other nodes are to know why."""
+        self._perform(self._node.dying(why, self._loop.time()))
+
     def accepts(self, peer: str) -> bool:
         """Whether a peer's word counts."""
         return self._node.accepts(peer)
@@ -311,7 +316,9 @@ class Daemon:
                 self._folder.keep_placement(effect.placement)
         except OSError as error:
             log.error("folder.cannot_write", folder=str(self._folder.path), reason=str(error))
-            self._fail()
+            self.dying(f"its folder {self._folder.path} cannot be written: {failure(error)}. {advice(error)}")
+            self._failed = True
+            self._loop.call_later(GOODBYE_S, self._end, 1)
 
     @property
     def _open_links(self) -> PeerLinks:

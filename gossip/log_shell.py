@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from random import SystemRandom
@@ -30,10 +32,14 @@ from gossip.replica_state import Timing
 from gossip.replication import Granted, Positioned, PublishLog, Replication, SendLog, Tell, WriteLog
 from gossip.wal_files import WalFiles, kernel_boot_id
 from gossip.wal_thread import WalThread
+from gossip.wal_files import STATUS_FAILED, WalFiles, WalThread, kernel_boot_id
+from gossip.wal_words import not_written
 from gossip.wire import Decoder, Encoder
 
 LOG_TOPIC = b"log"
 LOG_FOLDER = "log"
+FAREWELL_S = 0.1
+"""Between a disk that fails and the end of the process: enough to say why, too little to be missed."""
 DISK_FULL = "no room on the disk of"
 MAKE_ROOM = (
     "it takes no new entries, and its groups are served elsewhere or refuse writes as overloaded. "
@@ -62,6 +68,9 @@ class Node(Protocol):
 
     def publish_log(self, payload: bytes) -> None:
         """To all nodes."""
+
+    def dying(self, why: str) -> None:
+        """This process ends in a moment."""
 
     def send_log(self, peer: str, payload: bytes) -> None:
         """To one node."""
@@ -104,7 +113,9 @@ class LogShell:
         self._tick_s = timing.tick_ms / 1000
         now = loop.time()
         self.machine = Replication(name, boot, opened.node, timing, SystemRandom(), self._source, now)
-        self._wal = WalThread(opened.files, self._written_in_thread, self._full_in_thread)
+        self._wal = WalThread(
+            opened.files, self._written_in_thread, self._full_in_thread, self._broken_in_thread
+        )
         self._encoder = Encoder(name)
         self._decoder = Decoder()
         self._notes: dict[int, NoteReader] = {}
@@ -112,6 +123,7 @@ class LogShell:
         self._hangs = Hangs(now)
         self._held = HeldEntries()
         self._marked = self._full = False
+        self._marked = self._full = self._broken = False
         self._due = now
         self._timer: asyncio.Handle = loop.call_soon(self._tick)
         self._looker: asyncio.Handle = loop.call_later(LOOK_S, self._look)
@@ -225,6 +237,20 @@ class LogShell:
     def _full_in_thread(self, full: bool) -> None:
         self._loop.call_soon_threadsafe(self._disk_full, full)
 
+    def _broken_in_thread(self, error: OSError) -> None:
+        """The end of this process, after a moment in which the other nodes are told why."""
+        words = not_written(self._folder / LOG_FOLDER, error)
+        print(words, file=sys.stderr, flush=True)
+        try:
+            self._loop.call_soon_threadsafe(self._end, words)
+            time.sleep(FAREWELL_S)
+        finally:
+            os._exit(STATUS_FAILED)
+
+    def _end(self, words: str) -> None:
+        self._broken = True
+        self._node.dying(words)
+
     def _written(self, upto: int) -> None:
         self.machine.written(upto, self._loop.time())
         self._mark()
@@ -257,6 +283,8 @@ class LogShell:
     def _perform(self) -> int:
         """The number of the last write that is done; 0: none."""
         now = self._loop.time()
+        if self._broken:
+            return  # what the disk does not have is not said
         incarnation = self.machine.set.incarnation
         writes: list[Write] = []
         grants: list[tuple[int, int]] = []

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from connserver.limits import GOSSIP_RECONNECT_MS, GOSSIP_RECORD_MS, GOSSIP_URGENT_MS
+from connserver.limits import FAREWELL_CHARS, GOSSIP_RECONNECT_MS, GOSSIP_RECORD_MS, GOSSIP_URGENT_MS
 from connserver.messages import (
     Forward,
     Forwarded,
@@ -84,6 +84,8 @@ class GossipNode:
         self.peering = Peering(identity, refusal_s=timing.dead_s)
         self.placing = Placing(identity, beginning.placement, damaged=beginning.placement_damaged, now=now)
         self.book = RecordBook(identity.peers, identity.groups)
+        self._farewell = ""
+        self._farewells: dict[str, tuple[int, str]] = {}
         self._own = OwnRecord(identity.node, beginning.incarnation, now)
         self.board = Board(self._picture(), wall_ms=beginning.wall_ms, now=now)
         self.desk = LocalDesk(
@@ -197,10 +199,18 @@ class GossipNode:
         self._speak(now)
         return self._done(now)
 
+    def dying(self, why: str, now: float) -> list[Effect]:
+        """This process has to end at once; the others learn why while there is still somebody to say it."""
+        self._farewell = why[:FAREWELL_CHARS]
+        self._speak(now)
+        return self._done(now)
+
     # --- other nodes ----------------------------------------------------------------------------
 
     def _accept(self, via: str, said: Heartbeat, now: float) -> None:
         self.placing.said(via, said.placement)
+        if said.farewell:
+            self._farewells[via] = said.incarnation, said.farewell
         sightings = said.sightings
         self._outcomes(
             self.membership.heard(via, said.incarnation, said.number, said.leaving, sightings, now), now
@@ -383,6 +393,11 @@ class GossipNode:
             records={**self.book.records, own.node: self._own.record},
             placement=self.placing.usable,
             waiting=self._refusal(),
+            farewells={
+                name: text
+                for name, (incarnation, text) in self._farewells.items()
+                if incarnation == membership.incarnation_of(name)
+            },
         )
 
     # --- speaking -------------------------------------------------------------------------------
@@ -400,6 +415,7 @@ class GossipNode:
             placement=self.placing.digest,
             sightings=membership.sightings(),
             records=[own, *self.book.versions()],
+            farewell=self._farewell,
         )
         self._spoke_at = now
         self._effects.append(Publish(GOSSIP_TOPIC, heartbeat))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from connserver.limits import GOSSIP_ASK_MS, INCARNATION_LIMIT, RECORD_ROWS
+from connserver.limits import FAREWELL_CHARS, GOSSIP_ASK_MS, INCARNATION_LIMIT, RECORD_ROWS
 from connserver.messages import Heartbeat, Introduction
 from gossip.alerts import CRITICAL, Alert
 from gossip.membership import State
@@ -132,6 +132,8 @@ class Peering:
             return f"Node {via} sends heartbeats with numbers that cannot be: it is ignored. Restart it."
         if len(said.sightings) > RECORD_ROWS or len(said.records) > RECORD_ROWS:
             return f"Node {via} sends heartbeats with too many rows: it is ignored. Restart it."
+        if len(said.farewell) > FAREWELL_CHARS:
+            return f"Node {via} sends heartbeats with too long a farewell: it is ignored. Restart it."
         for row in said.sightings:
             if row.state not in _STATES or not (
                 0 <= row.incarnation < INCARNATION_LIMIT and 0 <= row.number <= _LARGEST

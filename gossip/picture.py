@@ -7,7 +7,7 @@ held now.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from connserver.messages import NodeRecord, ProcessRecord, WorkerRecord
 from gossip.placement import Placement
@@ -33,6 +33,8 @@ class Picture:
     records: Mapping[str, NodeRecord]
     placement: Placement | None
     waiting: str
+    farewells: Mapping[str, str] = field(default_factory=dict)
+    """What gossip processes said when they had to end, in their node's present incarnation."""
 
     def current(self, node: str) -> NodeRecord | None:
         """What a node says of itself in its present life."""

@@ -55,7 +55,11 @@ class Reporters:
         if len(said.processes) > RECORD_ROWS or len(said.storage) > 64:
             return Heard.REFUSED
         rows = [row for row in said.processes if row.node in self.names]
-        texts = [text for row in rows for text in (row.name, row.role, row.state, row.endpoint, row.reason)]
+        texts = [
+            text
+            for row in rows
+            for text in (row.name, row.role, row.state, row.endpoint, row.reason, row.last_end)
+        ]
         if any(len(text) > RECORD_TEXT_CHARS for text in texts):
             return Heard.REFUSED
         changed = rows != self.processes or said.storage != self.storage

@@ -136,7 +136,7 @@ def _processes(picture: Picture, *, verbose: bool) -> list[dict[str, Any]]:
     for process in picture.processes():
         row = asdict(process)
         if not verbose:
-            del row["reason"]
+            del row["reason"], row["last_end"]
         rows.append(row)
     return rows
 

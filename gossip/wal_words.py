@@ -30,6 +30,12 @@ def damage_told(damage: list[str], node: DurableNode, aside: Path) -> str:
     )
 
 
+def not_written(folder: Path, error: OSError) -> str:
+    """The last words of a process whose log cannot be written, without a final dot."""
+    words = f"the log in {folder} cannot be written: {failure(error)}"
+    return f"{words}. Nothing that is not on disk was confirmed; the other nodes go on. {advice(error)}"
+
+
 def failure(error: OSError) -> str:
     """What the kernel said, and of which file, if it says."""
     where = f" ({error.filename})" if error.filename else ""

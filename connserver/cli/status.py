@@ -113,11 +113,17 @@ def _processes(processes: list[dict[str, Any]]) -> RenderableType:
                 row["state"],
                 row["restarts"] or "",
                 row["endpoint"].rsplit("/", 1)[-1] if row["endpoint"].startswith("ipc:") else row["endpoint"],
-                row.get("reason", ""),
+                _about_process(row),
             )
             for row in processes
         ],
     )
+
+
+def _about_process(row: Mapping[str, Any]) -> str:
+    """What keeps it, or how it ended the last time."""
+    ended = row.get("last_end", "")
+    return row.get("reason") or (f"well again; last it ended so: {ended}" if ended else "")
 
 
 def _gateways(gateways: list[dict[str, Any]]) -> RenderableType:

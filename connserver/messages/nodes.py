@@ -39,7 +39,8 @@ class Heartbeat:
     """Ten times a second from each gossip process to all others. `number` rises by one each time.
 
     `digest` is the configuration's, `placement` that of the placement it holds ("" none yet);
-    `leaving`: the node stops in order and is not to be waited for.
+    `leaving`: the node stops in order and is not to be waited for; `farewell`: why this process has to end
+    now, or "".
     """
 
     cluster: str
@@ -51,6 +52,7 @@ class Heartbeat:
     placement: str
     sightings: list[Sighting]
     records: list[RecordVersion]
+    farewell: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,10 @@ class GatewayReport:
 
 @dataclass(frozen=True, slots=True)
 class ProcessRecord:
-    """One process as its supervisor sees it. `state`: starting, ready, stopped, failed, backoff."""
+    """One process as its supervisor sees it. `state`: starting, ready, stopped, failed, backoff.
+
+    `last_end`: how the life before this one ended, if it failed, also while the present one is well.
+    """
 
     node: str
     role: str
@@ -73,6 +76,7 @@ class ProcessRecord:
     restarts: int
     endpoint: str
     reason: str
+    last_end: str = ""
 
 
 @message(43)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from connserver.config import ClusterConfig, Places
 
 LAST_WORDS: Final = "; its last words: "
-LAST_WORDS_CHARS: Final = 300
+LAST_WORDS_CHARS: Final = 500
 """Of a dead process's last log line, in the reason of its death."""
 
 _HEAD = re.compile(r"time=\S+ level=\S+ node=\S+ process=\S+ ")

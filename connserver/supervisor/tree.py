@@ -80,6 +80,8 @@ class _Process:
     pid: int = 0
     endpoint: str = ""
     reason: str = ""
+    last_end: str = ""
+    """How it died the last time."""
     starts: int = 0
     due: float | None = None
     """BACKOFF: when to start again; STOPPING: when to kill."""
@@ -158,6 +160,7 @@ class ProcessTree:
                 restarts=max(0, process.starts - 1),
                 endpoint=process.endpoint or process.spec.listen,
                 reason=process.reason,
+                last_end=process.last_end,
             )
             for process in self._processes.values()
         ]
@@ -249,6 +252,7 @@ class ProcessTree:
     def _count_death(self, process: _Process, reason: str, now: float) -> None:
         process.deaths = [at for at in process.deaths if now - at < DEATH_WINDOW_S] + [now]
         count = len(process.deaths)
+        process.last_end = reason
         if count >= DEATHS_LIMIT:
             process.reason = f"left down after {count} deaths in a minute; the last: {reason}"
             self._to(process, State.FAILED)

@@ -187,6 +187,13 @@ class TestDeaths:
         assert running.reason("w0") == "left down after 5 deaths in a minute; the last: killed by SIGSEGV"
         assert spawned(running.wait(1000)) == []
 
+    def test_how_it_ended_is_kept_while_its_successor_is_well(self, running: Host) -> None:
+        running.die("w0", "exit status 74; its last words: the log cannot be written")
+        running.wait(5)
+        running.start("w0")
+        (row,) = (row for row in running.tree.records() if row.name == "w0")
+        assert (row.state, row.reason) == ("ready", "") and row.last_end.endswith("cannot be written")
+
     def test_five_deaths_over_a_longer_time_do_not(self, running: Host) -> None:
         for _ in range(20):
             running.die("w0")

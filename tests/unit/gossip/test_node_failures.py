@@ -368,3 +368,29 @@ def test_a_second_worker_process_and_one_in_the_wrong_place_are_alerts() -> None
     texts = mesh.alerts("n2")
     assert any("w-n4-0 runs on n4" in text for text in texts), "as long as it says that it is there"
     assert not any("still lives" in text for text in texts)
+
+
+# --- last words -----------------------------------------------------------------------------------------
+
+
+def test_why_a_gossip_process_had_to_end_is_told_by_those_who_are_left(mesh: Mesh) -> None:
+    words = "the log in /x cannot be written: Input/output error. Look at the disk"
+    mesh.perform("n3", mesh.hosts["n3"].node.dying(words, mesh.now))
+    mesh.deliver()
+    mesh.kill("n3")
+    mesh.run(3.0)
+    for name in ("n1", "n2"):
+        (told,) = (text for text in mesh.alerts(name) if "Node n3 is dead" in text)
+        assert words in told
+    mesh.start("n3")
+    mesh.run(3.0)
+    mesh.kill("n3")
+    mesh.run(3.0)
+    assert not any(words in text for text in mesh.alerts("n1")), "that was said by an earlier life"
+
+
+def test_a_farewell_that_is_too_long_is_refused(mesh: Mesh) -> None:
+    host = mesh.hosts["n1"]
+    said = replace(heartbeat(mesh, "n3"), farewell="x" * 1_001)
+    mesh.perform("n1", host.node.published("n3", said, mesh.now))
+    assert any("too long a farewell" in text for text in mesh.alerts("n1"))
