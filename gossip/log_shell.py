@@ -11,6 +11,7 @@ import asyncio
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,8 +32,7 @@ from gossip.replica import ReplicaStatus
 from gossip.replica_state import Timing
 from gossip.replication import Granted, Positioned, PublishLog, Replication, SendLog, Tell, WriteLog
 from gossip.wal_files import WalFiles, kernel_boot_id
-from gossip.wal_thread import WalThread
-from gossip.wal_files import STATUS_FAILED, WalFiles, WalThread, kernel_boot_id
+from gossip.wal_thread import STATUS_FAILED, WalThread
 from gossip.wal_words import not_written
 from gossip.wire import Decoder, Encoder
 
@@ -113,16 +113,13 @@ class LogShell:
         self._tick_s = timing.tick_ms / 1000
         now = loop.time()
         self.machine = Replication(name, boot, opened.node, timing, SystemRandom(), self._source, now)
-        self._wal = WalThread(
-            opened.files, self._written_in_thread, self._full_in_thread, self._broken_in_thread
-        )
+        self._wal = WalThread(opened.files, self._written_in_thread, self._full_in_thread, self._cannot_write)
         self._encoder = Encoder(name)
         self._decoder = Decoder()
         self._notes: dict[int, NoteReader] = {}
         self._grants: dict[int, int] = {}
         self._hangs = Hangs(now)
         self._held = HeldEntries()
-        self._marked = self._full = False
         self._marked = self._full = self._broken = False
         self._due = now
         self._timer: asyncio.Handle = loop.call_soon(self._tick)
@@ -237,12 +234,15 @@ class LogShell:
     def _full_in_thread(self, full: bool) -> None:
         self._loop.call_soon_threadsafe(self._disk_full, full)
 
-    def _broken_in_thread(self, error: OSError) -> None:
-        """The end of this process, after a moment in which the other nodes are told why."""
+    def _cannot_write(self, error: OSError) -> None:
+        """The end of this process, after a moment in which the other nodes are told why; in any thread."""
         words = not_written(self._folder / LOG_FOLDER, error)
         print(words, file=sys.stderr, flush=True)
         try:
-            self._loop.call_soon_threadsafe(self._end, words)
+            if threading.current_thread() is threading.main_thread():
+                self._end(words)
+            else:
+                self._loop.call_soon_threadsafe(self._end, words)
             time.sleep(FAREWELL_S)
         finally:
             os._exit(STATUS_FAILED)
@@ -284,7 +284,7 @@ class LogShell:
         """The number of the last write that is done; 0: none."""
         now = self._loop.time()
         if self._broken:
-            return  # what the disk does not have is not said
+            return 0  # what the disk does not have is not said
         incarnation = self.machine.set.incarnation
         writes: list[Write] = []
         grants: list[tuple[int, int]] = []

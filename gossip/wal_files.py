@@ -28,7 +28,7 @@ from gossip.wal import (
     segment_header,
     survivors,
 )
-from gossip.wal_words import NO_ROOM, advice, damage_told, failure, not_written
+from gossip.wal_words import NO_ROOM, advice, damage_told, failure
 
 SEGMENT_BYTES = 64 << 20
 """A segment is closed above this size: small enough to be freed soon, large enough to be rare."""
@@ -325,73 +325,3 @@ def _bytes_of(path: Path) -> bytes:
         if error.errno != errno.EIO:
             raise
         return _UNREADABLE
-
-
-class WalThread:
-    """Writes in a thread of its own, all that has gathered at once, and reports.
-
-    `notify(upto)` and `full(bool)` are called in that thread: pass something like
-    `loop.call_soon_threadsafe`. `fatal(error)` must not return; by default it ends the process.
-    """
-
-    def __init__(
-        self,
-        files: WalFiles,
-        notify: Callable[[int], None],
-        full: Callable[[bool], None],
-        fatal: Callable[[OSError], None] | None = None,
-    ) -> None:
-        self._files = files
-        self._notify = notify
-        self._full = full
-        self._fatal = fatal or self._end_process
-        self._queue: SimpleQueue[Write | None] = SimpleQueue()
-        self._clean = False
-        self._looked_at = float("-inf")
-        self._thread = Thread(target=self._run, name="wal", daemon=True)
-        self._thread.start()
-
-    def submit(self, write: Write) -> None:
-        """Hand over a turn's records; never blocks."""
-        self._queue.put(write)
-
-    def close(self, clean: bool = True) -> None:
-        """Write what was handed over, then close the files."""
-        self._clean = clean
-        self._queue.put(None)
-        self._thread.join()
-
-    def _run(self) -> None:
-        try:
-            if self._files.full:
-                self._full(True)
-            while self._turn():
-                pass
-            self._files.close(self._clean)
-        except OSError as error:
-            self._fatal(error)
-
-    def _turn(self) -> bool:
-        """One gathering of writes; False at the end."""
-        full = self._files.full
-        try:
-            gathered = [self._queue.get(timeout=FULL_CHECK_S if full else None)]
-        except Empty:
-            gathered = []
-        while not self._queue.empty():
-            gathered.append(self._queue.get())
-        writes = [write for write in gathered if write is not None]
-        if writes:
-            records = tuple(record for write in writes for record in write.records)
-            self._files.append(records, any(write.sync for write in writes))
-            self._notify(writes[-1].upto)
-        if full and time.monotonic() - self._looked_at >= FULL_CHECK_S:
-            self._looked_at = time.monotonic()
-            self._files.look_for_room()
-        if self._files.full != full:
-            self._full(self._files.full)
-        return len(writes) == len(gathered)
-
-    def _end_process(self, error: OSError) -> None:
-        print(not_written(self._files.folder, error), file=sys.stderr, flush=True)
-        os._exit(STATUS_FAILED)

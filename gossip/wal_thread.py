@@ -19,7 +19,7 @@ from threading import Thread
 
 from gossip.protocol import Write
 from gossip.wal_files import WalFiles
-from gossip.wal_words import advice, failure
+from gossip.wal_words import not_written
 
 SLOW_WRITE_S = 0.005
 """A write that takes longer makes the disk slow: a quarter of the time between two heartbeats."""
@@ -144,7 +144,5 @@ class WalThread:
         return len(writes) == len(gathered)
 
     def _end_process(self, error: OSError) -> None:
-        words = f"the log in {self._files.folder} cannot be written: {failure(error)}"
-        others = f"Nothing that is not on disk was confirmed; the other nodes go on. {advice(error)}"
-        print(f"{words}. {others}", file=sys.stderr, flush=True)
+        print(not_written(self._files.folder, error), file=sys.stderr, flush=True)
         os._exit(STATUS_FAILED)

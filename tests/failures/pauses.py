@@ -82,9 +82,7 @@ def _round(world: World, kind: str, targets: list[int], tag: str, groups: frozen
         assert until("sessions", load.ready, READY_S), "clients could not begin"
         load.ask()
         for target in targets:
-            strikes.append(_strike(world, load, KINDS[kind](), target))
-        for number in range(first, first + kills):
-            strikes.append(strike(world, load, KINDS[kind](), number % world.groups))
+            strikes.append(strike(world, load, KINDS[kind](), target))
         load.ask_no_more()
         until("the last answers", load.finished, DRAIN_S)
     finally:
@@ -93,23 +91,20 @@ def _round(world: World, kind: str, targets: list[int], tag: str, groups: frozen
     verdict = judge(transcript, Demand(least_acked=100 * len(targets)))
     found = []
     for history in read(transcript):
-        for strike in strikes:
-            if history.part.group in strike.groups and history.part.role == "writer":
-                found.append(1000 * longest_gap_s(history, strike.at, strike.until))
+        for one in strikes:
+            if history.part.group in one.groups and history.part.role == "writer":
+                found.append(1000 * longest_gap_s(history, one.at, one.until))
     return Round(found, verdict)
 
 
-def _strike(world: World, load: Load, fault: Fault, group: int) -> Strike:
+def strike(world: World, load: Load, fault: Fault, group: int) -> Strike:
+    """One kill around the primary of a group, once all is well, until everybody is served again."""
     until("a cluster in full", world.in_full, SERVED_S)
     for node in world.nodes.values():
         if max(node.deaths().values(), default=0) > DEATHS:
             node.bury()
             node.start()
             node.wait_up()
-def strike(world: World, load: Load, fault: Fault, group: int) -> tuple[float, frozenset[int]]:
-    """One kill around the primary of a group, once all is well, until everybody is served again; when that
-    was, and which groups lost their primary by it."""
-    world.rest()
     until("a cluster in full", world.in_full, SERVED_S)
     time.sleep(BETWEEN_S)  # so that the gap of one kill is not that of the one before
     fault.target_group = group

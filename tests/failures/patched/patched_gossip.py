@@ -44,16 +44,15 @@ def die_in_install(folder: Path, node: str) -> None:
     What the log was before and after is kept beside it: folders NODE.before and NODE.after.
     """
     wanted = folder / f"{node}.install"
-    shipped = WalFiles.append
+    append, append_only = WalFiles.append, WalFiles.append_only
 
-    def append(files: WalFiles, records: tuple[Record, ...], sync: bool) -> None:
+    def look(files: WalFiles, records: tuple[Record, ...]) -> None:
         at = next((i for i, record in enumerate(records) if isinstance(record, Install)), None)
         if at is None or not wanted.exists() or not staged_for(records, at):
-            shipped(files, records, sync)
             return
         first = next(i for i, record in enumerate(records) if isinstance(record, Staged))
         if first:
-            shipped(files, records[:first], sync)
+            append(files, records[:first], False)
         keep(files, folder / f"{node}.before")
         half = len(encode_record(records[at], 0)) // 2
         whole = files._encode(records[first : at + 1])
@@ -62,7 +61,16 @@ def die_in_install(folder: Path, node: str) -> None:
         wanted.unlink()
         os.kill(os.getpid(), signal.SIGKILL)
 
-    WalFiles.append = append  # type: ignore[method-assign]
+    def looked_at(files: WalFiles, records: tuple[Record, ...], sync: bool) -> None:
+        look(files, records)
+        append(files, records, sync)
+
+    def looked_at_only(files: WalFiles, records: tuple[Record, ...]) -> bool:
+        look(files, records)
+        return append_only(files, records)
+
+    WalFiles.append = looked_at  # type: ignore[method-assign]
+    WalFiles.append_only = looked_at_only  # type: ignore[method-assign]
 
 
 def staged_for(records: tuple[Record, ...], at: int) -> bool:
