@@ -55,14 +55,12 @@ class Grid:
         """The points in the circle."""
         x, y, radius = view
         square = radius * radius
-        found = set()
-        for points in self._near(view):
-            for number, (px, py) in points.items():
-                px -= x
-                py -= y
-                if px * px + py * py <= square:
-                    found.add(number)
-        return found
+        return {
+            number
+            for points in self._near(view)
+            for number, (px, py) in points.items()
+            if (px - x) * (px - x) + (py - y) * (py - y) <= square
+        }
 
     def resize(self, size: float) -> None:
         """Use cells of another size."""
@@ -73,17 +71,17 @@ class Grid:
 
     def _near(self, view: View) -> Iterable[dict[int, Point]]:
         x, y, radius = view
-        size = self.size
+        size, cells = self.size, self._cells
         left, right = floor((x - radius) / size), floor((x + radius) / size)
         low, high = floor((y - radius) / size), floor((y + radius) / size)
-        if (right - left + 1) * (high - low + 1) > len(self._cells):
-            return self._cells.values()
-        found = (
-            self._cells.get((column, row))
+        if (right - left + 1) * (high - low + 1) > len(cells):
+            return cells.values()
+        return [
+            cells[cell]
             for column in range(left, right + 1)
             for row in range(low, high + 1)
-        )
-        return [points for points in found if points]
+            if (cell := (column, row)) in cells
+        ]
 
     def _cell(self, point: Point) -> Cell:
         return floor(point[0] / self.size), floor(point[1] / self.size)

@@ -97,6 +97,7 @@ class Volatile:
         self._changes: dict[int, Change] = {}
         self._gone: dict[tuple[int, str], int] = {}
         self._grid = Grid()
+        self._head: tuple[float, bool, bytes] = (-1.0, False, b"")
         self._viewers: dict[int, Viewer] = {}
         self._turned = False
         self._widened: dict[int, set[int]] = {}
@@ -301,9 +302,12 @@ class Volatile:
             sees |= news
         else:
             return []
-        told = [self._away(number, tick) for number in sorted(lost)]
-        told += [change.taken_away() for change in tick.lifted if change.current.number not in viewer.sees]
-        told += [self._values[number].told() for number in sorted(news)]
+        told = [self._away(number, tick) for number in sorted(lost)] if lost else []
+        if tick.lifted:
+            unseen = [change for change in tick.lifted if change.current.number not in viewer.sees]
+            told += [change.taken_away() for change in unseen]
+        values = self._values
+        told += [(one := values[number]).packed or one.told() for number in sorted(news)]
         return told
 
     def _away(self, number: int, tick: _Tick) -> bytes:
@@ -313,6 +317,8 @@ class Volatile:
     def _messages(self, changes: list[bytes], now: float, *, everything: bool) -> list[bytes]:
         """Messages of a bounded size that carry these changes."""
         messages: list[bytes] = []
+        if changes and sum(map(len, changes)) <= ROOM_STATE_BYTES:
+            return [self._message(changes, now, everything)]
         start = 0
         while start < len(changes) or (everything and not messages):
             size, end = 0, start
@@ -324,13 +330,19 @@ class Volatile:
         return messages
 
     def _message(self, changes: list[bytes], now: float, everything: bool) -> bytes:
+        if self._head[:2] != (now, everything):
+            self._head = now, everything, self._make_head(now, everything)
+        return b"".join([self._head[2], _header(len(changes)), *changes])
+
+    def _make_head(self, now: float, everything: bool) -> bytes:
+        """A message up to its changes; all of a tick begin alike."""
         head: dict[str, Value] = {"msg": "room.state", "room": self._room, "t": round(now, 3)}
         if everything:
             head["all"] = True
         fields = pack(head)
         # the last field is an array whose items are packed already
         count_byte = bytes([fields[0] + 1])
-        return b"".join([count_byte, fields[1:], _CHANGES, _header(len(changes)), *changes])
+        return count_byte + fields[1:] + _CHANGES
 
     def check_invariants(self) -> None:
         """Values, owners and grid agree; viewers only see what is there or will be told it is not."""
