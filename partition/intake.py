@@ -65,6 +65,7 @@ class Intake:
                     if suspicious and quarantine.request(boot, connection, kind, sequence, body):
                         continue
                     note.enter(boot, connection, sequence)
+                    note.step()  # a worker with a long queue is behind, and does not hang
                     group.request(boot, connection, kind, sequence, body, now)
                     if note.descriptors_closed():
                         os.abort()  # while the note still says who did it
@@ -101,6 +102,7 @@ class Intake:
                 for number, body in zip(items.numbers, items.bodies, strict=False):
                     quarantined = self._poison(items.source, number, body) if self._quarantine.any else None
                     self._note.enter(0, items.source + 1, number)
+                    self._note.step()
                     self._group.parcel(items.source, number, body, now, quarantined)
                     if self._note.descriptors_closed():
                         os.abort()
