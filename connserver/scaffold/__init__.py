@@ -26,6 +26,8 @@ TEMPLATES: Final = {
 
 PLUGIN_TEMPLATES: Final = {"plugin_alone.toml": "plugin.toml", "plugin_main.py": "main.py"}
 """The same for a plugin alone."""
+COPIES: Final = {"connserver.min.js": "web/connserver.min.js"}
+"""File of connserver.client → where it goes, as it is."""
 
 RESERVED: Final = frozenset({"cs", "room", "session"})
 """Names that belong to the built-in methods."""
@@ -69,5 +71,9 @@ def _write(templates: Mapping[str, str], game: Game, folder: Path) -> list[Path]
         path = folder / game.fill(target)
         path.parent.mkdir(exist_ok=True)
         path.write_text(game.fill(text), encoding="utf-8")
+        written.append(path)
+    for source, target in COPIES.items():
+        path = folder / target
+        path.write_bytes(files("connserver.client").joinpath(source).read_bytes())
         written.append(path)
     return written

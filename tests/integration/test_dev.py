@@ -22,6 +22,7 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Origin, Subprotocol
 
 from tests.integration.cluster import START_S, STOP_S, free_ports, wait_for
+from tests.integration.test_browser import CHROMIUM, PAGE_S, Browser
 
 pytestmark = pytest.mark.integration
 
@@ -101,6 +102,13 @@ class Player:
                 assert isinstance(message, dict)
                 return message
 
+    def event(self, msg: str, timeout_s: float) -> dict[str, Any]:
+        while True:
+            message = json.loads(self.socket.recv(timeout=timeout_s))
+            if message["msg"] == msg:
+                assert isinstance(message, dict)
+                return message
+
 
 @pytest.fixture
 def player(dev: Dev, gateway_port: int) -> Iterator[Player]:
@@ -143,13 +151,26 @@ def test_a_game_has_a_sensible_name(place: Path, name: str) -> None:
 def test_the_page_is_served_and_nothing_else(dev: Dev, game: Path, gateway_port: int) -> None:
     page = urllib.request.urlopen(dev.urls["page"], timeout=5)
     assert page.headers["Content-Type"] == "text/html; charset=utf-8"
-    assert f":{gateway_port}/" in page.read().decode()
+    assert f":{gateway_port}`" in page.read().decode()
+    library = urllib.request.urlopen(dev.urls["page"] + "connserver.min.js", timeout=5)
+    assert library.headers["Content-Type"] == "text/javascript; charset=utf-8"
     for target in ("../cluster.toml", "%2e%2e/cluster.toml", "..%2fcluster.toml", "plugin/main.py"):
         with pytest.raises(urllib.error.HTTPError, match="404"):
             urllib.request.urlopen(dev.urls["page"] + target, timeout=5)
     foreign = urllib.request.Request(dev.urls["page"], headers={"Host": "evil.example"})
     with pytest.raises(urllib.error.HTTPError, match="421"):
         urllib.request.urlopen(foreign, timeout=5)
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome in PATH")
+def test_the_page_plays(dev: Dev, player: Player, tmp_path: Path) -> None:
+    """It logs in, joins and goes somewhere, all through the library that was copied beside it."""
+    with Browser(tmp_path / "profile", dev.urls["page"]):
+        change = player.event("room.state", PAGE_S)["changes"][0]
+        assert change["from"].startswith("player-") and change["key"] == "place"
+        assert 0 <= change["value"]["x"] <= 100
+        assert change["from"] in player.call("room.who", room="star-field")["members"]
 
 
 def test_a_saved_plugin_serves_the_same_connection_within_two_seconds(
