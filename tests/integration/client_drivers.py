@@ -174,11 +174,18 @@ class InJavaScript:
     def serve_file(self, _: ServerConnection, request: Request) -> Response | None:
         if request.path == "/control":
             return None
-        files = {"/connserver.js": SHIPPED, "/client_driver.js": HERE / "client_driver.js"}
-        if request.path == "/page":
+        files = {
+            "/connserver.js": SHIPPED,
+            "/connserver.min.js": SHIPPED,
+            "/client_driver.js": HERE / "client_driver.js",
+            "/room.html": SHIPPED.with_name("room.html"),
+        }
+        path = request.path.partition("?")[0]
+        if path == "/page":
             return _response(PAGE, "text/html")
-        if request.path in files:
-            return _response(files[request.path].read_bytes(), "text/javascript")
+        if path in files:
+            kind = "text/html" if path.endswith(".html") else "text/javascript"
+            return _response(files[path].read_bytes(), kind)
         return Response(http.HTTPStatus.NOT_FOUND, "Not Found", Headers({"Content-Length": "0"}))
 
 

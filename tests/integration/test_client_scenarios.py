@@ -10,9 +10,11 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 
+from connserver.client import Client
 from tests.integration.client_drivers import HERE, LIBRARY, Driver, InPython, javascript
 from tests.integration.client_story import GROUPS, SCENARIOS, Story
 from tests.integration.cluster import Cluster, new_cluster, wait_for
@@ -55,6 +57,25 @@ def test_javascript_in_a_browser(cluster: Cluster, tmp_path: Path) -> None:
             with Browser(tmp_path / "profile", driver.page):
                 await asyncio.wait_for(asyncio.shield(driver.connected), START_S)
                 await all_stories(cluster, driver, "browser-")
+
+    asyncio.run(story())
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome in PATH")
+def test_the_room_page(cluster: Cluster, tmp_path: Path) -> None:
+    """The page that README points to joins its room."""
+
+    async def story() -> None:
+        gateways = [f"{host}:{port}" for host, port in cluster.gateways]
+        async with Client(*gateways, user="host") as host, javascript() as server:
+            room = await host.join("parlour")
+            query = urlencode([("room", "parlour"), ("user", "web"), *(("gateway", one) for one in gateways)])
+            url = server.page.replace("/page", f"/room.html?{query}")
+            with Browser(tmp_path / "profile", url):
+                async with asyncio.timeout(START_S):
+                    while await room.who() != ["host", "web"]:
+                        await asyncio.sleep(0.05)
 
     asyncio.run(story())
 

@@ -62,11 +62,20 @@ exit 3
 '''sh skip="not here"
 false
 '''
+
+'''sh needs=no-such-program
+false
+'''
+
+'''sh needs=cat
+cat /dev/null
+'''
 """
     status, said = run(tmp_path, document)
     assert status == 0, said
-    assert said.count("ok   DOC.md:") == 3
+    assert said.count("ok   DOC.md:") == 4
     assert "skip DOC.md:29  not here" in said
+    assert "skip DOC.md:33  no no-such-program in PATH" in said
     assert (tmp_path / "sub/file").read_text() == "one\n"
 
 
