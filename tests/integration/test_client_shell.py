@@ -146,6 +146,38 @@ def test_a_call_that_is_given_up_makes_room_and_is_not_repeated() -> None:
     run(story)
 
 
+def test_waiting_calls_keep_their_order_whoever_gives_up() -> None:
+    async def story() -> None:
+        gate = asyncio.Event()
+
+        async def hold(line: Line, message: Message) -> None:
+            await gate.wait()
+            await echo(line, message)
+
+        gateway = Gateway(hold)
+        async with Client(await gateway.start(), in_flight=1) as me:
+            names = ["first", "second", "third", "fourth"]
+            calls: dict[str, asyncio.Task[Any]] = {}
+
+            async def first() -> None:
+                await me.call("first")
+                # this answer has woken the second, which has not run yet: the third goes in its place
+                calls["second"].cancel()
+                await me.call("late")
+
+            calls["first"] = asyncio.create_task(first())
+            calls |= {name: asyncio.create_task(me.call(name)) for name in names[1:]}
+            while not gateway.calls("first"):
+                await asyncio.sleep(0.01)
+            gate.set()
+            await asyncio.gather(calls["first"], calls["third"], calls["fourth"])
+            asked = [message["msg"] for message in gateway.heard[2:]]
+            assert asked == ["first", "third", "fourth", "late"]
+        await gateway.stop()
+
+    run(story)
+
+
 def test_a_reply_that_was_lost_is_asked_for_with_the_same_id() -> None:
     async def story() -> None:
         async def cut_first(line: Line, message: Message) -> None:

@@ -190,6 +190,21 @@ def test_waits_between_gateways_grow_and_end() -> None:
     assert story.machine.last_failure == "broken"
 
 
+def test_a_gateway_that_takes_clients_and_drops_them_is_not_asked_faster_and_faster(story: Story) -> None:
+    waits = []
+    for _ in range(4):
+        story.lose()
+        begun = story.now
+        story.wait()
+        waits.append(round(story.now - begun, 3))
+        story.enter()
+    assert waits == [0.05, 0.1, 0.2, 0.4]
+    story.now += 5
+    story.hear({"msg": "ping", "status": 0})
+    story.lose()
+    assert round(story.machine.deadline - story.now, 3) == 0.05, "this one was good for a while"
+
+
 def test_a_gateway_that_says_nothing_is_given_up() -> None:
     story = Story()
     story.take(story.machine.start(story.now))
@@ -287,6 +302,49 @@ def test_a_session_that_has_expired(login_again: bool) -> None:
         [told("hall", 4)],
         [told("hall", 5)],
     ]
+
+
+def test_a_new_session_counts_its_events_anew() -> None:
+    story = Story(login_again=True)
+    story.enter()
+    story.hear({"msg": "hit", "n": 1})
+    story.hear({"msg": "hit", "n": 2})
+    story.lose()
+    story.wait()
+    story.take(story.machine.opened(story.attempt, story.now))
+    story.hear({"msg": "session.resume", "status": 1, "error": "session_expired"})
+    story.hear({"msg": "login", "status": 0, "resume": "t9"})
+    assert story.hear({"msg": "hit", "n": 1}) == [Deliver(DirectEvent("hit", 1, {}))]
+
+
+def test_a_call_that_was_only_put_off_goes_to_the_next_session() -> None:
+    """Its answer says that it never ran, so nothing about it is in doubt."""
+    story = Story(login_again=True, patience_s=60.0)
+    story.enter()
+    call = story.call("a")
+    story.hear({"msg": "a", "id": 1, "status": 1, "error": "rate_limited", "retry_after_ms": 9000})
+    story.lose()
+    story.wait()
+    story.take(story.machine.opened(story.attempt, story.now))
+    story.said()
+    story.hear({"msg": "session.resume", "status": 1, "error": "session_expired"})
+    story.hear({"msg": "login", "status": 0, "resume": "t9"})
+    again = story.said()[-1]
+    assert again["msg"] == "a"
+    assert story.hear({**again, "status": 0}) == [Answered(call, {})]
+
+
+def test_a_room_that_is_being_left_is_not_joined_again(story: Story) -> None:
+    story.join("hall", 3)
+    ticket = story.call("room.leave", room="hall")
+    story.said()
+    story.lose()
+    story.enter()
+    resume, leave = story.said()[1:]
+    assert resume["rooms"] == [] and leave["msg"] == "room.leave"
+    assert story.hear(message("hall", 4)) == []
+    assert story.hear({**leave, "status": 0}) == [Answered(ticket, {"room": "hall"})]
+    assert story.machine.rooms.get("hall") is None
 
 
 def test_a_room_that_cannot_be_joined_again_is_named() -> None:
