@@ -15,7 +15,9 @@ from connserver.cli.find import load
 from connserver.cli.output import json_option, print_json
 from connserver.cli.up import TerminalReporter, run_supervisor
 from connserver.errors import ClusterError
+from connserver.limits import COMPILER_S
 from connserver.messages import ProcessRecord
+from connserver.native.build import PLUGIN_HEADERS, PLUGIN_SOURCES, sources_of
 from connserver.supervisor.nursery import LAST_WORDS
 
 if TYPE_CHECKING:
@@ -31,7 +33,9 @@ CHECK_S: Final = 10.0
 BEGIN_S: Final = 0.5
 BEGIN_ATTEMPTS: Final = 120
 """So often it is looked whether the game is served, at its start."""
-RELOADED: Final = frozenset({".py", ".toml", ".json", ".yaml", ".csv", ".txt"})
+RELOADED: Final = frozenset(
+    {".py", ".toml", ".json", ".yaml", ".csv", ".txt", *PLUGIN_SOURCES, *PLUGIN_HEADERS}
+)
 """What a plugin may be made of; an editor's own files are none of it."""
 
 
@@ -167,7 +171,8 @@ class Reloader:
         ):
             names = ", ".join(sorted({Path(path).name for _, path in changes}))
             # In a process of its own: a plugin runs its code when it is loaded.
-            problem = await supervisor.errand(CHECK, CHECK_S)
+            compiling = any(sources_of(folder) for folder in self._folders)
+            problem = await supervisor.errand(CHECK, CHECK_S + compiling * COMPILER_S)
             problem = problem.partition(LAST_WORDS)[2] or problem
             if problem:
                 self._reporter.told(f"{names}: not reloaded, the version before goes on: {problem}")

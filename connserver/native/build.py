@@ -32,10 +32,11 @@ HERE: Final = Path(__file__).parent
 EXPORTS: Final = HERE / "exports.map"
 
 PLUGIN_SOURCES: Final = (".cpp", ".cc", ".cxx")
+PLUGIN_HEADERS: Final = (".h", ".hpp")
 PLUGIN_FLAGS: Final = (
     "-std=c++17",
     "-O2",
-    "-g",
+    "-g1",
     "-Wall",
     "-Wextra",
     "-fPIC",
@@ -117,6 +118,25 @@ def sources_of(folder: Path) -> list[Path]:
     return sorted(path for path in found if path.suffix in PLUGIN_SOURCES)
 
 
+def is_stale(folder: Path, entry: str) -> bool:
+    """Whether a plugin's library is missing, or older than one of its sources or headers.
+
+    One that has no sources here was made elsewhere, and is never stale.
+    """
+    if not sources_of(folder):
+        return False
+    library = folder / entry
+    if not library.is_file():
+        return True
+    written = [
+        path.stat().st_mtime_ns
+        for place in (folder, folder / "src")
+        for path in place.glob("*.*")
+        if path.suffix in (*PLUGIN_SOURCES, *PLUGIN_HEADERS)
+    ]
+    return max(written) > library.stat().st_mtime_ns
+
+
 def host_library() -> Path:
     """The host for this machine, compiled if it is not there yet; PluginLoadError says what is missing."""
     if sysconfig.get_config_var("Py_GIL_DISABLED"):
@@ -187,7 +207,7 @@ def _compile(command: list[str], library: Path) -> str:
     """Run a compiler; its result takes the library's place at once."""
     try:
         with tempfile.TemporaryDirectory(prefix=".build-", dir=library.parent) as folder:
-            built = Path(folder) / library.name
+            built = Path(folder) / f"{library.name}.part"
             said = _run([*command, "-o", os.fspath(built)], library)
             built.replace(library)
     except OSError as error:

@@ -170,7 +170,7 @@ typedef struct cs_argument {
     uint32_t reserved;
     const char *name;
     const char *type;
-    cs_view fallback; /* the default, one value; data NULL: it has to be given */
+    cs_view fallback; /* the default, one value; data NULL: it has to be given, then all before it have to be */
 } cs_argument;
 
 enum {

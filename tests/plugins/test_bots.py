@@ -12,6 +12,8 @@ import pytest
 from partition.testing import Client, TestWorld
 from tests.native import PLUGINS, compiler, loaded
 
+pytestmark = pytest.mark.timeout(300)  # a compiler on a busy machine takes its time
+
 SIDE = 64
 
 

@@ -17,6 +17,8 @@ from connserver import Plugin
 from partition.testing import Client, TestWorld
 from tests.native import loaded
 
+pytestmark = pytest.mark.timeout(300)  # a compiler on a busy machine takes its time
+
 USERS = ("ann", "bob", "dora", "eve")
 """Two of them live in each of the two partition groups."""
 

@@ -25,6 +25,8 @@ from connserver.native.build import (
 )
 from tests.native import compiler, folder
 
+pytestmark = pytest.mark.timeout(300)  # a compiler on a busy machine takes its time
+
 MANIFEST = 'name = "tiny"\nversion = "1.0.0"\nlanguage = "c++"\nentry = "libtiny.so"\n'
 TINY = """
 #include "connserver.h"
