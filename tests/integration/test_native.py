@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
+import select
+import signal
+import subprocess
 from collections.abc import Iterator
 
 import pytest
 
 from tests.integration.cluster import Cluster, new_cluster, wait_for
 from tests.integration.voices import login, names_in_groups
-from tests.native import KEPT_APART, folder, library, sample
+from tests.native import KEPT_APART, compiler, folder, library, sample
 
 pytestmark = pytest.mark.integration
 
@@ -130,3 +134,63 @@ def test_a_loop_that_calls_the_host_is_interrupted_and_costs_nobody_else(cluster
     assert deaths(cluster, 1) == before
     shown = cluster.cli("logs", "--incident", str(refused["incident"]))
     assert "fault.busy of plugin faults 1.0.0" in shown.stdout and "libsmall.so" in shown.stdout
+
+
+SIGN = """
+#include "connserver.h"
+
+static const cs_host *host;
+static int32_t read(void *, cs_context *context, uint64_t, cs_view) {
+    return host->reply(context, cs_view{"\\x81\\xa4sign\\xa3" SAYS, 10});
+}
+static const cs_method method = {sizeof method, CS_CLIENT, 0, 0, "sign.read", 0, 0, 0, 0, {0, 0}, read, 0};
+static const cs_plugin plugin = {sizeof plugin, CS_ABI, CS_ABI, 0, 1, 0, "sign", "1.0.0", 0, &method, 0};
+
+extern "C" const cs_plugin *connserver_plugin(const cs_host *table) {
+    host = table;
+    return &plugin;
+}
+"""
+
+
+def test_dev_compiles_what_was_saved_and_says_what_the_compiler_said() -> None:
+    with new_cluster(nodes=1, groups=1, plugins=[]) as made:
+        sign = made.folder / "sign"
+        sign.mkdir()
+        (sign / "plugin.toml").write_text(
+            'name = "sign"\nversion = "1.0.0"\nlanguage = "c++"\nentry = "libsign.so"\n'
+        )
+        source = sign / "sign.cpp"
+        source.write_text(SIGN.replace("SAYS", '"old"'))
+        compiler()
+        with made.file.open("a") as file:
+            file.write(f'\n[[plugins]]\npath = "{sign}"\n')
+        build = made.cli("plugin", "build", str(sign), timeout_s=200)
+        assert build.returncode == 0, build.stderr
+        made.process = subprocess.Popen(
+            [*made.command, "dev", "--port", "0", "--json"],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=made.environ(),
+        )
+        assert "gateways" in told(made, 60)
+        with login(made.gateways[0], "ann") as voice:
+            assert voice.good("sign.read")["sign"] == "old"
+            source.write_text(SIGN.replace("SAYS", '"new"'))
+            assert told(made, 120) == {"reload": "sign.cpp: reloaded"}
+            wait_for("the new plugin", lambda: voice.good("sign.read")["sign"] == "new")
+            source.write_text(SIGN)
+            reload = str(told(made, 120)["reload"])
+            assert "not reloaded" in reload and "error: " in reload and "sign.cpp" in reload
+            assert voice.good("sign.read")["sign"] == "new"
+        assert made.down(signal.SIGINT) == 0
+
+
+def told(cluster: Cluster, timeout_s: float) -> dict[str, object]:
+    """The next line of `dev`."""
+    assert cluster.process is not None and cluster.process.stdout is not None
+    readable, _, _ = select.select([cluster.process.stdout], [], [], timeout_s)
+    assert readable, f"dev said nothing for {timeout_s} s"
+    line = json.loads(cluster.process.stdout.readline())
+    assert isinstance(line, dict)
+    return line
