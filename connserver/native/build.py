@@ -44,7 +44,7 @@ PLUGIN_FLAGS: Final = (
     "-fvisibility=hidden",
     "-fvisibility-inlines-hidden",
 )
-HOST_SOURCES: Final = ("host.c", "table.c")
+HOST_SOURCES: Final = ("host.c", "call.c", "table.c")
 HOST_HEADERS: Final = ("connserver.h", "host.h", "python_abi.h")
 HOST_FLAGS: Final = ("-std=c11", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-Wl,-z,now")
 

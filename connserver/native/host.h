@@ -1,4 +1,4 @@
-/* What the two files of the host share: a library, its methods, and one call. */
+/* What the files of the host share: a library, its methods, and one call. */
 #ifndef CONNSERVER_HOST_H
 #define CONNSERVER_HOST_H
 
@@ -48,6 +48,31 @@ struct method {
 
 /* A function of Python that runs a method: (context, me, arguments) -> how it ended. */
 PyObject *method_function(const struct method *method);
+
+enum answer { ANSWER_NONE, ANSWER_FIELDS, ANSWER_CALL, ANSWER_RESULT };
+
+struct chunk {
+    struct chunk *next;
+    size_t unused; /* keeps what follows aligned */
+};
+
+struct cs_context {
+    PyObject *python; /* the context of Python; None in a migration */
+    PyObject *operations;
+    PyObject *lent; /* a list of what views point into, or NULL */
+    struct chunk *chunks;
+    size_t allocated;
+    enum answer answer;
+    uint32_t answering_call;
+    PyObject *fields;  /* of ANSWER_FIELDS */
+    PyObject *refusal; /* (code, reason) */
+    PyObject *failure; /* text */
+    PyObject *error_type, *error_value, *error_traceback;
+    struct cs_context *outer;
+};
+
+/* The call that runs on this thread. */
+extern _Thread_local struct cs_context *present_call;
 
 extern const cs_host host_table;
 

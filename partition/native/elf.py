@@ -53,7 +53,7 @@ def read_elf(data: bytes | mmap, machine: str) -> Elf:
     """Read a library's bytes; ValueError says why they are none for this `machine` (as platform names it)."""
     try:
         return _Reader(data, machine).read()
-    except (struct.error, IndexError):
+    except (struct.error, IndexError, OverflowError):
         raise ValueError("the file is damaged: it ends before what its headers tell of") from None
 
 
