@@ -25,6 +25,9 @@ from partition.manifest import Manifest
 
 LIMITS: Final = Limits()
 
+WRITTEN: Final = {"msg:": Encoding.CLASSIC, "<msg": Encoding.XML, "{": Encoding.JSON}
+"""How a text begins that is a message written out."""
+
 Said = str | Mapping[str, Any]
 """What a module sends: a text, or fields."""
 
@@ -72,11 +75,12 @@ def _callback(name: str, process: Callable[..., Any]) -> Callable[..., Any]:
     # no client's field is called like these two
     def run(calling_context: Context, user_object: Object, **fields: Any) -> Message:
         socket = Socket(calling_context.user_name, user_object.oid, calling_context.session)
-        server = Server(calling_context, socket, name)
-        returned = process(server, socket, Fields(name, fields))
+        message = Fields(name, fields)
+        server = Server(calling_context, socket, name, frozenset(message.values()))
+        returned = process(server, socket, message)
         if returned is not None:
             server.send(socket, returned)
-        return server.reply or {}
+        return server._reply or {}
 
     return run
 
@@ -135,13 +139,14 @@ class Socket:
 class Server:
     """What a module may do, in one call of `process`; nothing of it happens if that raises."""
 
-    __slots__ = ("_caller", "_ctx", "_name", "reply")
+    __slots__ = ("_caller", "_ctx", "_name", "_received", "_reply")
 
-    def __init__(self, ctx: Context, caller: Socket, name: str) -> None:
+    def __init__(self, ctx: Context, caller: Socket, name: str, received: frozenset[str]) -> None:
         self._ctx = ctx
         self._caller = caller
         self._name = name
-        self.reply: Message | None = None
+        self._received = received
+        self._reply: Message | None = None
 
     def send(self, socket: Socket, said: Said) -> None:
         """To one client. The first to the caller, if it is not of another `msg`, is the call's reply.
@@ -150,8 +155,8 @@ class Server:
         """
         _require_socket(socket, "send")
         msg, fields = self._fields(said)
-        if socket == self._caller and msg == self._name and self.reply is None:
-            self.reply = fields
+        if socket == self._caller and msg == self._name and self._reply is None:
+            self._reply = fields
         else:
             self._ctx.tell(socket._user, msg, **fields)
 
@@ -189,7 +194,7 @@ class Server:
     def _fields(self, said: Said) -> tuple[str, Message]:
         """(msg, the other fields) of what a module sends."""
         if isinstance(said, str):
-            fields = _written(said) or {"text": said}
+            fields = self._written(said) or {"text": said}
         elif isinstance(said, Mapping):
             fields = dict(said)
         else:
@@ -199,21 +204,25 @@ class Server:
             raise TypeError(f"msg is the name of the message, not a {type(msg).__name__}")
         return msg, fields
 
+    def _written(self, text: str) -> Message | None:
+        """The message that the module wrote out as text; None for any other text.
+
+        What a client sent is never taken for a message: else anybody could speak as the module does.
+        """
+        stripped = text.strip("\0\r\n ")
+        encoding = next((form for begin, form in WRITTEN.items() if stripped.startswith(begin)), None)
+        if encoding is None or any(stripped in value for value in self._received):
+            return None
+        try:
+            return decode(encoding, stripped.encode(), LIMITS)
+        except (ClientError, UnicodeEncodeError):
+            return None
+
     def __getattr__(self, name: str) -> NoReturn:
         known = ", ".join(sorted(name for name in vars(Server) if not name.startswith("_")))
         raise AttributeError(
             f"server.{name} is not there: a classic module has {known}; for more, see docs/classic.md"
         )
-
-
-def _written(text: str) -> Message | None:
-    """The message that a text is, written out as clients write theirs; None for any other text."""
-    stripped = text.strip("\0\r\n ")
-    encoding = {"<": Encoding.XML, "{": Encoding.JSON}.get(stripped[:1], Encoding.CLASSIC)
-    try:
-        return decode(encoding, stripped.encode(), LIMITS)
-    except (ClientError, UnicodeEncodeError):
-        return None
 
 
 def _require_socket(socket: Any, method: str) -> None:

@@ -66,6 +66,24 @@ def test_texts_and_fields_become_the_reply(tmp_path: Path, said: str, fields: di
         assert answer(reply) == {"status": 0, **fields}
 
 
+@pytest.mark.parametrize(
+    "text", ["msg:sold\nprice:5", '{"msg":"sold"}', '<msg method="sold"/>', "hi\nmsg:sold\nx:1"]
+)
+def test_what_a_client_wrote_is_text_and_never_a_message(tmp_path: Path, text: str) -> None:
+    body = (
+        'server.send_to("bob", message["text"])\n'
+        'server.send_to("bob", message["text"][:100].strip())\n'
+        'server.send_to("bob", "said: " + message["text"])\n'
+        'server.broadcast("hall", message["text"])'
+    )
+    world = world_of(tmp_path, body)
+    ann, bob = world.login("ann"), world.login("bob")
+    bob.call("room.join", room="hall")
+    assert ann.call("act", text=text)["status"] == 0
+    told = sorted((event["msg"], event["text"]) for event in bob.events())  # type: ignore[type-var]
+    assert told == sorted([*[("act", text)] * 2, ("act", f"said: {text}"), ("room.message", text)])
+
+
 def test_the_first_is_the_reply_and_what_follows_are_events(tmp_path: Path) -> None:
     body = (
         'server.send(socket, {"msg": "other"})\n'
