@@ -26,6 +26,7 @@ TEMPLATES: Final = {
 
 PLUGIN_TEMPLATES: Final = {"plugin_alone.toml": "plugin.toml", "plugin_main.py": "main.py"}
 """The same for a plugin alone."""
+
 COPIES: Final = {"connserver.min.js": "web/connserver.min.js"}
 """File of connserver.client → where it goes, as it is."""
 
@@ -55,7 +56,12 @@ class Game:
 
 def scaffold(game: Game, folder: Path) -> list[Path]:
     """Write the game into a new folder; its files. FileExistsError if the folder is there already."""
-    return _write(TEMPLATES, game, folder)
+    written = _write(TEMPLATES, game, folder)
+    for source, target in COPIES.items():
+        path = folder / target
+        path.write_bytes(files("connserver.client").joinpath(source).read_bytes())
+        written.append(path)
+    return written
 
 
 def scaffold_plugin(name: str, folder: Path) -> list[Path]:
@@ -71,9 +77,5 @@ def _write(templates: Mapping[str, str], game: Game, folder: Path) -> list[Path]
         path = folder / game.fill(target)
         path.parent.mkdir(exist_ok=True)
         path.write_text(game.fill(text), encoding="utf-8")
-        written.append(path)
-    for source, target in COPIES.items():
-        path = folder / target
-        path.write_bytes(files("connserver.client").joinpath(source).read_bytes())
         written.append(path)
     return written
