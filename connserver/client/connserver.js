@@ -5,8 +5,8 @@
 
 const PUT_OFF = ["unavailable", "overloaded", "rate_limited", "timeout"];
 const CONNECTIONS = 32, ROOMS = 1024, HISTORY = 256, RESUME_BYTES = 3072;
-const NAME = /^[A-Za-z_][A-Za-z0-9_.-]{0,63}$/;
-const OUTSIDE_XML = /[^\t\n\r\u{20}-\u{d7ff}\u{e000}-\u{fffd}\u{10000}-\u{10ffff}]/u;
+const NAME = /^[a-z_][\w.-]{0,63}$/i;
+const OUTSIDE_XML = /[^\t\n\r -\ud7ff\ue000-\ufffd\u{10000}-\u{10ffff}]/u;
 const bytes = text => new TextEncoder().encode(text).length;
 
 /** A call that was not carried out; it has the fields of the error reply. */
@@ -35,9 +35,8 @@ const about = (error, sent) => error instanceof SessionOver ? new SessionOver(er
 function check(value, levels, fields) {
   const no = (bad, error, what) => { if (bad) throw new CallError({ error, reason: what }); };
   const kind = typeof value;
-  no(kind === "string" && OUTSIDE_XML.test(value), "bad_message", "no XML 1.0 text");
-  no(kind === "number" && !(Number.isSafeInteger(value) || Number.isFinite(value) && value % 1), "bad_message",
-    `${value} is not exact`);
+  no(kind === "string" && OUTSIDE_XML.test(value), "bad_message", "not XML text");
+  no(kind === "number" && !Number.isSafeInteger(value) && !(value % 1), "bad_message", `${value} is not exact`);
   if (kind !== "object" || !value) return;
   const names = Object.keys(value), isMap = !Array.isArray(value);
   no(!levels || isMap && names.length > fields, "too_large", "levels or fields");
@@ -71,7 +70,7 @@ class Stream {
 
   #lose(event) {
     const first = event.first ?? event.seq ?? event.number, last = event.last ?? first, before = this.#loss;
-    const kind = event.room === undefined ? "EventsLost" : "RoomGap";
+    const kind = event.room ? "RoomGap" : "EventsLost";
     if (first !== undefined)
       this.#loss = { kind, room: event.room, first: before?.first ?? first, last, cause: "overflow" };
   }
@@ -135,7 +134,7 @@ export class Room {
   joined(seq, history) {
     if (this.joining || this.last < 0 || seq < this.last) this.last = Math.max(0, seq - history);
     this.joining = false;
-    this.#change(0, [...this.state].flatMap(([key, by]) => [...by.keys()].map(sender => ({ sender, key, value: null }))));
+    this.#change(0, this.#gone());
   }
 
   received(message) {
@@ -148,9 +147,14 @@ export class Room {
       this.last = seq;
       this.stream.put({ kind: "RoomMessage", room, seq, sender, fields });
     } else if (msg === "room.gap" && this.last >= 0) this.#skip(sender, fields.to, "gone");
-    else if (msg === "room.state")
-      this.#change(fields.t, fields.changes.map(({ from, key, value = null }) => ({ sender: from, key, value })));
+    else if (msg === "room.state") {
+      const told = fields.changes.map(({ from, key, value = null }) => ({ sender: from, key, value }));
+      this.#change(fields.t, fields.all ? this.#gone().concat(told) : told);
+    }
   }
+
+  /** All there is, taken away. */
+  #gone() { return [...this.state].flatMap(([key, by]) => [...by.keys()].map(sender => ({ sender, key, value: null }))); }
 
   #skip(first, last, cause) { skip(this, this.stream, first, last, { kind: "RoomGap", room: this.name, cause }); }
 
@@ -206,7 +210,7 @@ export class Client {
       const message = { ...fields, msg: method, id: 2 ** 53 - 1 }, { limits } = this.#hello;
       check(message, limits.nesting_levels, limits.fields + 1);
       if (bytes(JSON.stringify(message)) > limits.message_bytes)
-        throw new CallError({ error: "too_large", reason: "too many bytes" });
+        throw new CallError({ error: "too_large", reason: "too long" });
       this.#turns.push({ message, resolve, reject, until: Date.now() + this.#options.patienceMs, sends: 0 });
       this.#next();
     });
@@ -360,7 +364,7 @@ export class Client {
     } else for (const call of calls) {
       if (call.sends && ++call.connections > CONNECTIONS) {
         this.#forget(call);
-        this.#fail(call, new CallError({ error: "timeout", reason: "it breaks connections" }));
+        this.#fail(call, new CallError({ error: "timeout", reason: "breaks connections" }));
       } else this.#sendCall(call);
     }
     if (resumed) {

@@ -66,7 +66,7 @@ class Rooms:
         if track.joining or track.last is None or seq < track.last:  # a lower seq: the room has begun anew
             track.last = seq - min(history, seq)
             track.joining = False
-        gone = [Change(sender, key, None) for key, by in track.values.items() for sender in by]
+        gone = _gone(track, set())
         track.values.clear()
         return [RoomChange(name, 0.0, tuple(gone))] if gone else []
 
@@ -148,10 +148,13 @@ class Rooms:
         track = track or self._found(name)
         if track is None or track.joining:
             return []
-        changes = []
-        for item in listed(message.get("changes")):
-            change = Change(text(item, "from"), text(item, "key"), item.get("value"))
-            changes.append(change)
+        changes = [
+            Change(text(item, "from"), text(item, "key"), item.get("value"))
+            for item in listed(message.get("changes"))
+        ]
+        if message.get("all") is True:  # what it does not tell is not there any more
+            changes = [*_gone(track, {(change.key, change.sender) for change in changes}), *changes]
+        for change in changes:
             by_sender = track.values.setdefault(change.key, {})
             if change.value is None:
                 by_sender.pop(change.sender, None)
@@ -180,3 +183,13 @@ class Rooms:
 
 REJOIN_HISTORY = ROOM_HISTORY
 """Asked for when a room is joined again: all that there is; what was seen before is left out."""
+
+
+def _gone(track: Track, kept: set[tuple[str, str]]) -> list[Change]:
+    """The volatile values of a room but for those of `kept` (key, sender), taken away."""
+    return [
+        Change(sender, key, None)
+        for key, by in track.values.items()
+        for sender in by
+        if (key, sender) not in kept
+    ]

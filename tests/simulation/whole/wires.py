@@ -78,8 +78,8 @@ class Context:
     def __init__(self, wires: Wires, process: Process) -> None:
         self._wires, self._process = wires, process
 
-    def socket(self, kind: int) -> Socket:
-        """A socket of a kind."""
+    def socket(self, kind: int, socket_class: type[object] = object) -> Socket:
+        """A socket of a kind; how the binding wraps it is no matter here."""
         return Socket(self._wires, self._process, kind)
 
     def destroy(self, linger: int = 0) -> None:

@@ -57,6 +57,19 @@ def test_a_room_that_was_not_joined_here_is_counted_from_its_first_event() -> No
     assert rooms.get("hall") is None
 
 
+def test_a_state_that_says_all_there_is_takes_the_rest_away() -> None:
+    rooms = joined(1)
+    rooms.received(state(bob=1, amy=2))
+    (event,) = rooms.received({**state(amy=3), "all": True})
+    assert isinstance(event, RoomChange)
+    assert event.changes == (Change("bob", "pos", None), Change("amy", "pos", 3))
+    track = rooms.get("hall")
+    assert track is not None and track.values == {"pos": {"amy": 3}}
+    (event,) = rooms.received({**state(), "all": True})
+    assert isinstance(event, RoomChange) and event.changes == (Change("amy", "pos", None),)
+    assert track.values == {}
+
+
 def test_values_are_the_latest_and_a_new_join_replaces_them() -> None:
     rooms = joined(0)
     changed = rooms.received(state(bob=1, cid=2))
