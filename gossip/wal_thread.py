@@ -57,6 +57,7 @@ class WalThread:
         self._quick_from = float("-inf")
         self._clean = False
         self._looked_at = float("-inf")
+        self._told_full = False  # files.full as it was last told; the loop's writes change it, too
         self._thread = Thread(target=self._run, name="wal", daemon=True)
         self._thread.start()
 
@@ -109,8 +110,7 @@ class WalThread:
 
     def _run(self) -> None:
         try:
-            if self._files.full:
-                self._full(True)
+            self._tell_full()
             while self._turn():
                 pass
             self._files.close(self._clean)
@@ -119,7 +119,7 @@ class WalThread:
 
     def _turn(self) -> bool:
         """One gathering of writes; False at the end."""
-        was_full = self._files.full
+        was_full = self._told_full
         try:
             gathered = [self._queue.get(timeout=FULL_CHECK_S if was_full else None)]
         except Empty:
@@ -138,10 +138,14 @@ class WalThread:
         if was_full and self._clock() - self._looked_at >= FULL_CHECK_S:
             self._looked_at = self._clock()
             self._files.look_for_room()
-        if self._files.full != was_full:
-            self._full(self._files.full)
+        self._tell_full()
         self._finished += len(writes)  # last: from here on the loop may write
         return len(writes) == len(gathered)
+
+    def _tell_full(self) -> None:
+        if self._files.full != self._told_full:
+            self._told_full = self._files.full
+            self._full(self._told_full)
 
     def _end_process(self, error: OSError) -> None:
         print(not_written(self._files.folder, error), file=sys.stderr, flush=True)

@@ -173,11 +173,14 @@ class WorkerSide(ReplicaState):
             self.host.count("grants")
 
     def may_grant(self) -> bool:
-        """Rule 4: the primary of an undisputed log, all of it committed and applied."""
+        """Rule 4: the primary of an undisputed log, all of it committed and applied.
+
+        With a full disk only when nobody could take over for a while: then reads go on, writes are refused.
+        """
         return (
             self.leads
             and self.handoff is None
-            and not (self.disk_full and self.peers)
+            and (not self.disk_full or not self.peers or self.now >= self.pass_at)
             and self.commit == self.log.head
             and self.worker_op == self.commit
             and self.worker_state <= self.commit

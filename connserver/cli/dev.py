@@ -117,6 +117,7 @@ class Reloader:
         self._reporter = reporter
         self._one = asyncio.Lock()
         """A save may come while what was saved before is being reloaded."""
+        self._followed = False
 
     async def run(self, supervisor: Supervisor) -> None:
         """Until cancelled."""
@@ -135,6 +136,8 @@ class Reloader:
         for _ in range(BEGIN_ATTEMPTS):
             try:
                 async with self._one:
+                    if self._followed:
+                        return  # a save was quicker; what is written now may be half of the next
                     changed = await in_thread(self._follow)
             except NotServed:
                 await asyncio.sleep(BEGIN_S)
@@ -180,6 +183,7 @@ class Reloader:
             try:
                 async with self._one:
                     await in_thread(self._follow)
+                    self._followed = True
             except NotServed:
                 # nothing runs that could go on: its workers begin with what was saved
                 workers = tuple(record.name for record in supervisor.records() if record.role == "worker")

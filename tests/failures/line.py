@@ -39,6 +39,18 @@ class Line:
                 (self._answers if "status" in heard else self.events).append(heard)
         return self._answers.pop(0)
 
+    def heard(self, seconds: float) -> list[Fields]:
+        """The answers that came until one did, or until this long has passed."""
+        self._socket.settimeout(seconds)
+        try:
+            self._answers.insert(0, self.hear())
+        except TimeoutError:
+            pass
+        finally:
+            self._socket.settimeout(ANSWER_S)
+        found, self._answers = self._answers, []
+        return found
+
     def ask(self, message: Fields) -> Fields:
         """The answer to this; one to an earlier request that was asked again is passed over."""
         self.say(message)

@@ -395,6 +395,21 @@ def test_a_full_disk_keeps_looking_for_a_successor() -> None:
     assert stage.primary == "n2"
 
 
+def test_with_full_disks_everywhere_the_worker_of_whoever_leads_serves_and_refuses() -> None:
+    """Primacy went to a node whose disk is full, too, before that was known: it stays, and reads go on."""
+    stage = formed("n1", "n2", "n3")
+    for name in NAMES:
+        stage.sets[name].set_disk_full(True, stage.now)
+    stage.sets["n1"].drained(GROUP, stage.grant("n1"), stage.now)
+    stage.run(60)
+    leader = stage.primary
+    assert leader in ("n2", "n3") and not stage.grant(leader), "it looks for somebody with room first"
+    stage.run(Timing().suspicion_ms + 100)
+    assert stage.primary == leader and stage.grant(leader)
+    stage.submit(leader, "a")
+    assert [e.reason for e in stage.told(leader, Refused) if isinstance(e, Refused)] == [Refusal.OVERLOADED]
+
+
 def test_backing_off_doubles_up_to_a_limit_and_ends_with_a_grant() -> None:
     """Primacy without a worker is passed on more and more slowly, until there is one."""
     stage = formed("n1")
