@@ -16,7 +16,7 @@ import click
 
 from connserver.cli.find import Admin, load
 from connserver.cli.output import json_option, print_json
-from connserver.cli.waiting import confirm
+from connserver.cli.waiting import confirm, until
 from connserver.errors import ClusterError
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ OPERATIONS_PER_SENDER: Final = 25.0
 """A second; a session may have eight times as many."""
 SENDERS: Final = (4, 64)
 """Fewest and most."""
+REPORTED_S: Final = 5.0
+"""For gateways to report: each does about once a second."""
 TOKEN_S: Final = 600
 
 
@@ -174,7 +176,7 @@ def _prepare(
     from connserver.config import Places
 
     with Admin(config, Places(config)) as cluster:
-        status = cluster.ask("status", verbose=True)
+        status = _status(cluster)
     fault = unhealthy(status)
     if fault:
         raise ClusterError(f"no drill on a cluster that is not healthy: {fault}")
@@ -251,6 +253,16 @@ def _plan(
     return Plan(sessions, sessions[:count], ways, judge, per_s, seconds)
 
 
+def _status(cluster: Admin) -> Mapping[str, Any]:
+    """The status of a cluster whose gateways have reported; right after `up` that takes a moment."""
+
+    def reported() -> Mapping[str, Any] | None:
+        status: Mapping[str, Any] = cluster.ask("status", verbose=True)
+        return status if status["gateways"] else None
+
+    return until(reported, REPORTED_S) or cluster.ask("status", verbose=True)
+
+
 def gateways_of(status: Mapping[str, Any], victim: Victim) -> tuple[list[Address], list[Address]]:
     """Where the senders connect, and where the witnesses, which are to come through untouched.
 
@@ -258,7 +270,7 @@ def gateways_of(status: Mapping[str, Any], victim: Victim) -> tuple[list[Address
     """
     rows = [(row["node"], row["endpoint"]) for row in status["gateways"]]
     if not rows:
-        raise ClusterError("no gateway has reported yet: try again in a moment")
+        raise ClusterError("no gateway has reported: see `cs-cluster status`")
     dying = {victim.gateway} if victim.gateway else set()
     if any(name.startswith("gw-") for name, _ in victim.processes):
         dying |= {endpoint for node, endpoint in rows if node == victim.node and not victim.gateway}
