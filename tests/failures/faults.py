@@ -354,6 +354,7 @@ class RestartLoop(Kill):
     """The executing worker dies, and its successor, and the next: as often as a supervisor bears."""
 
     name = "restart-loop"
+    _struck = ""
 
     def victims(self, world: World) -> Iterable[str]:
         node = self.primary(world)
@@ -363,9 +364,14 @@ class RestartLoop(Kill):
     def strike(self, world: World) -> None:
         for turn in range(3):
             if turn:
-                wait_for("a primary", lambda: self.target_group in world.primaries(), AGAIN_S)
+                wait_for("its successor", lambda: self._succeeded(world), AGAIN_S)
                 self.prepare(world)
+            self._struck = world.primaries().get(self.target_group, "")
             super().strike(world)
+
+    def _succeeded(self, world: World) -> bool:
+        """What the status says may be of the moment before."""
+        return world.primaries().get(self.target_group, self._struck) != self._struck
 
 
 # --- SIGSTOP -----------------------------------------------------------------------------------------

@@ -52,6 +52,7 @@ messages_per_s = 100000
 bytes_per_s = 16777216
 [auth]
 allow_anonymous = true
+resume_window_s = 3600
 [storage]
 dsn = "{dsn}"
 [[plugins]]
